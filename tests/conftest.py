@@ -1,0 +1,20 @@
+"""Eight CPU devices for every test; set before anything can use JAX."""
+
+import os
+import sys
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from absl import flags  # noqa: E402
+import chex  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+flags.FLAGS(sys.argv[:1])  # grain reads absl flags in its workers
+
+
+@pytest.fixture(autouse=True)
+def fresh_trace_counters():
+  """`chex.assert_max_traces` counts by function name over the whole process; every test starts at zero."""
+  chex.clear_trace_counter()

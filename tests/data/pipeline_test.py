@@ -1,0 +1,227 @@
+"""Batches are right, and depend on seed and step alone: not on hosts, workers or restarts."""
+
+import dataclasses
+import io
+
+import grain
+import numpy as np
+from PIL import Image
+import pytest
+
+from vljepa_jax.data.augment import Augment
+from vljepa_jax.data.image import ImageError, fit_square
+from vljepa_jax.data.pipeline import Stream, make_train_iterator
+from vljepa_jax.data.sources import Source
+from vljepa_jax.data.text import BOS, EOS, TextInput, Tokenizer, target_id
+
+AUGMENT = Augment(min_area=0.6, flip=0.5, jitter=0.2, drop_keywords=0.5, shuffle_keywords=0.5, drop_title=0.2)
+STILL = Augment(min_area=1.0, flip=0.0, jitter=0.0, drop_keywords=0.0, shuffle_keywords=0.0, drop_title=0.0)
+RECORDS, VIEWS = 24, 3
+QUERY = TextInput(Tokenizer("bytes"), 64)
+TARGET = TextInput(Tokenizer("bytes"), 40)
+
+
+def raw_record(i: int) -> dict:
+  buffer = io.BytesIO()
+  Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 12, 3), np.uint8)).save(buffer, "PNG")
+  animal = ("cat", "dog", "wren")[i % 3]
+  return {"id": f"r{i}", "title": f"{animal} {i}", "caption": f"{animal} {i}, pet, {animal}s", "label": i % 2,
+          "keywords": f"pet\n{animal}\n{animal}s food", "image": buffer.getvalue()}
+
+
+@pytest.fixture(scope="module")
+def source():
+  return Source("pets", "train", [raw_record(i) for i in range(RECORDS)], ("indoor", "outdoor"))
+
+
+@pytest.fixture(scope="module")
+def features():
+  """Features that tell their record and view."""
+  record, view = np.indices((RECORDS, VIEWS))
+  return np.broadcast_to((record * 10 + view)[..., None, None], (RECORDS, VIEWS, 2, 4)).astype(np.float16)
+
+
+def mixture(source, features=None):
+  return [Stream("captions", source, "caption", 0.75, features), Stream("questions", source, "query", 0.25, features)]
+
+
+def take(streams, count, state=None, **changes):
+  """The first batches after a state, and the state after them."""
+  settings = dict(global_batch=8, seed=3, query=QUERY, target=TARGET, augment=AUGMENT, image_size=16) | changes
+  iterator = make_train_iterator(streams, **settings)
+  if state is not None:
+    iterator.set_state(state)
+  batches = [next(iterator) for _ in range(count)]
+  state = iterator.get_state()
+  iterator.close()
+  return batches, state
+
+
+def assert_same(a, b):
+  assert len(a) == len(b)
+  for x, y in zip(a, b):
+    assert x.keys() == y.keys()
+    for key in x:
+      np.testing.assert_array_equal(x[key], y[key], err_msg=key)
+
+
+def read(ids: np.ndarray, mask: np.ndarray) -> str:
+  row = ids[mask]
+  assert row[0] == BOS and row[-1] == EOS and not ids[~mask].any()
+  return bytes(int(i) - 3 for i in row[1:-1]).decode()
+
+
+def test_batch_of_pictures(source):
+  (batch,), state = take(mixture(source), 1, frames=2)
+  shapes = {key: (value.shape, value.dtype) for key, value in batch.items()}
+  assert shapes == {
+      "video": ((8, 2, 16, 16, 3), np.uint8),
+      "query": ((8, 64), np.int32), "query_mask": ((8, 64), np.bool_),
+      "target": ((8, 40), np.int32), "target_mask": ((8, 40), np.bool_),
+      "target_id": ((8,), np.int32), "record_id": ((8,), np.int32),
+  }
+  np.testing.assert_array_equal(batch["video"][:, 0], batch["video"][:, 1])
+  assert state == {"global_next_index": 8}
+
+
+def test_pictures_and_texts_belong_to_their_record(source):
+  batches, _ = take([Stream("captions", source, "caption", 1.0)], 3, augment=STILL)
+  for batch in batches:
+    assert batch["query"].shape == batch["query_mask"].shape == (8, 0)
+    for row, record in enumerate(batch["record_id"]):
+      np.testing.assert_array_equal(batch["video"][row, 0], fit_square(source.image(record), 16))
+      text = read(batch["target"][row], batch["target_mask"][row])
+      assert text == source.records[record].caption
+      assert batch["target_id"][row] == target_id(text)
+
+
+def test_an_epoch_shows_every_record_once(source):
+  batches, _ = take([Stream("captions", source, "caption", 1.0)], 6)
+  ids = np.concatenate([batch["record_id"] for batch in batches])
+  assert sorted(ids[:RECORDS]) == sorted(ids[RECORDS:]) == list(range(RECORDS))
+  assert list(ids[:RECORDS]) != list(ids[RECORDS:])
+
+
+def test_features_are_those_of_the_record(source, features):
+  batches, _ = take(mixture(source, features), 12)
+  views = set()
+  for batch in batches:
+    assert "video" not in batch and batch["visual"].dtype == np.float16
+    record, view = np.divmod(batch["visual"][:, 0, 0].astype(int), 10)
+    np.testing.assert_array_equal(record, batch["record_id"])
+    np.testing.assert_array_equal(batch["visual"], features[record, view])
+    views |= set(view)
+  assert views == set(range(VIEWS))
+
+
+def test_mixture_follows_the_weights_and_questions_are_answered(source, features):
+  batches, _ = take(mixture(source, features), 25)
+  asked = 0
+  for batch in batches:
+    for row, record in enumerate(batch["record_id"]):
+      answer = read(batch["target"][row], batch["target_mask"][row])
+      if not batch["query_mask"][row].any():
+        continue
+      asked += 1
+      query = read(batch["query"][row], batch["query_mask"][row])
+      assert answer in ("yes", "no", "indoor", "outdoor") or answer in query
+      if answer in ("indoor", "outdoor"):
+        assert answer == source.classes[source.records[record].label]
+  assert asked == 50
+
+
+def test_the_seed_decides(source, features):
+  streams = mixture(source, features)
+  batches, _ = take(streams, 4)
+  assert_same(batches, take(streams, 4)[0])
+  other, _ = take(streams, 4, seed=4)
+  assert any((a["record_id"] != b["record_id"]).any() for a, b in zip(batches, other))
+
+
+def test_streams_of_one_source_are_shuffled_apart(source, features):
+  orders = []
+  for batch in take(mixture(source, features), 12)[0]:
+    orders.append((batch["record_id"], batch["query_mask"].any(axis=1)))
+  ids, asked = (np.concatenate(part) for part in zip(*orders))
+  count = min(asked.sum(), (~asked).sum())
+  assert list(ids[asked][:count]) != list(ids[~asked][:count])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_restored_state_goes_on_exactly(source, features, cached):
+  streams = mixture(source, features if cached else None)
+  whole, _ = take(streams, 7)
+  head, state = take(streams, 3)
+  assert_same(head, whole[:3])
+  assert_same(take(streams, 4, state)[0], whole[3:])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_hosts_share_the_batch(source, features, cached):
+  streams = mixture(source, features if cached else None)
+  whole, state = take(streams, 4)
+  parts = [take(streams, 4, shard_index=i, shard_count=2) for i in range(2)]
+  assert all(part_state == state for _, part_state in parts)
+  for step, batch in enumerate(whole):
+    for key in batch:
+      rows = np.empty_like(batch[key])
+      rows[0::2], rows[1::2] = parts[0][0][step][key], parts[1][0][step][key]
+      np.testing.assert_array_equal(rows, batch[key], err_msg=key)
+
+
+def test_workers_give_the_same_batches(source):
+  streams = mixture(source)
+  whole, state = take(streams, 5)
+  with_workers, worker_state = take(streams, 5, workers=2)
+  assert_same(with_workers, whole)
+  assert worker_state == state
+
+
+def test_held_out_captions_are_never_shown(source, features):
+  held_out = [source.records[5].caption.upper(), "cat 0", "dog 1"]
+  batches, _ = take([Stream("captions", source, "caption", 1.0, features)], 40, held_out=held_out)
+  ids = np.concatenate([batch["record_id"] for batch in batches])
+  texts = {read(t, m) for batch in batches for t, m in zip(batch["target"], batch["target_mask"])}
+  assert set(ids) == set(range(RECORDS)) - {5}
+  assert not {"cat 0", "dog 1"} & texts and "cat 3" in texts
+
+
+def test_truncation_is_warned_of_at_the_start(source, features, caplog):
+  target = TextInput(Tokenizer("bytes"), 17)  # two-digit captions such as "wren 11, pet, wrens" do not fit
+  take(mixture(source, features), 3, target=target)
+  long = sum(len(record.caption) > 15 for record in source.records)
+  assert [r.getMessage() for r in caplog.records] == [
+      f"{long} of {RECORDS} texts are longer than 17 tokens and lose their end"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_names_its_record(workers):
+  raw = [raw_record(i) for i in range(4)]
+  raw[2]["image"] = raw[2]["image"][:60]
+  damaged = Source("pets", "train", raw, ("indoor", "outdoor"))
+  with pytest.raises(ImageError, match="picture 'r2' of pets is damaged"):
+    take([Stream("captions", damaged, "caption", 1.0)], 1, workers=workers)
+
+
+def test_bad_arguments(source, features):
+  stream = Stream("captions", source, "caption", 1.0)
+  changed = lambda **changes: [dataclasses.replace(stream, **changes)]
+  for streams, settings, message in [
+      ([], {}, "no stream to train on"),
+      (changed(view="captions"), {}, "'captions' has the view 'captions'; there are caption, query"),
+      (changed(weight=0.0), {}, "'captions' has the weight 0.0"),
+      (changed(features=features[:5]), {}, "features of 5 pictures, but 24 records"),
+      ([stream, *changed(features=features)], {}, "either all streams have cached features or none"),
+      ([stream], dict(shard_count=3), "a global batch of 8 cannot be shared by 3 hosts"),
+      ([stream], dict(held_out=source.captions()), "every caption of stream 'captions' is in the evaluation split"),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      take(streams, 1, **settings)
+
+
+def test_it_is_an_elastic_iterator(source):
+  iterator = make_train_iterator(
+      [Stream("captions", source, "caption", 1.0)],
+      global_batch=8, seed=3, query=QUERY, target=TARGET, augment=AUGMENT, image_size=16)
+  assert isinstance(iterator, grain.experimental.ElasticIterator)
+  iterator.close()

@@ -1,0 +1,79 @@
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+
+from tests import tiny
+from vljepa_jax import optim, sharding
+from vljepa_jax.config import Mesh
+from vljepa_jax.errors import UserError
+
+RULES = (("act_batch", ("data", "fsdp")), ("embed", "fsdp"), ("mlp", None))
+
+
+def mesh(data, fsdp):
+  return sharding.make_mesh(Mesh(data, fsdp, RULES))
+
+
+def boxed(*axes, shape=(8, 6)):
+  """Abstract parameters of one dense layer."""
+  named = nn.with_logical_partitioning(nn.initializers.ones, axes)
+  return {"up": {"kernel": jax.eval_shape(lambda: named(jax.random.key(0), shape))}}
+
+
+@pytest.mark.parametrize("data, fsdp, sizes", [(-1, 1, (8, 1)), (8, 1, (8, 1)), (4, 2, (4, 2)), (2, -1, (2, 4))])
+def test_mesh_over_all_devices(data, fsdp, sizes):
+  assert mesh(data, fsdp).devices.shape == sizes
+
+
+@pytest.mark.parametrize("data, fsdp", [(3, 1), (-1, -1), (3, -1), (16, 1), (0, 8), (-2, 1)])
+def test_mesh_that_does_not_fit_the_devices(data, fsdp):
+  with pytest.raises(UserError, match="8 device"):
+    mesh(data, fsdp)
+
+
+def test_weights_lie_by_the_rules():
+  assert sharding.param_shardings(boxed("embed", "mlp"), mesh(4, 2), RULES)["up"]["kernel"].spec == P("fsdp", None)
+
+
+def test_a_name_without_rule_raises():
+  with pytest.raises(UserError, match="'embde', an axis of 'up/kernel'"):
+    sharding.param_shardings(boxed("embde", "mlp"), mesh(4, 2), RULES)
+
+
+def test_a_size_that_does_not_divide_raises():
+  with pytest.raises(UserError, match="up/kernel"):
+    sharding.param_shardings(boxed("embed", "mlp", shape=(7, 6)), mesh(4, 2), RULES)
+
+
+def test_moments_lie_like_their_parameters():
+  groups = (("frozen/.*", None), (".*", 1.0))
+  names = {"frozen": boxed("embed", "mlp"), "fast": boxed("embed", "mlp")}
+  shapes = sharding.unbox(names)
+  tx = optim.make_optimizer(dataclasses.replace(tiny.recipe().optim, groups=groups), 10, shapes)
+  wide = mesh(2, 4)
+  placed = sharding.opt_state_shardings(tx, shapes, sharding.param_shardings(names, wide, RULES), wide)
+  state = jax.jit(tx.init, out_shardings=placed)(jax.tree.map(lambda x: jnp.ones(x.shape), shapes))
+  moments = [x for x in jax.tree.leaves(state) if x.ndim]
+  assert len(moments) == 2
+  assert all(x.sharding.spec == P("fsdp", None) for x in moments)
+  assert all(x.sharding.spec == P() for x in jax.tree.leaves(state) if not x.ndim)
+  assert isinstance(placed[1].inner_states["x1.0"].inner_state[0].mu["frozen"]["up"]["kernel"], optax.MaskedNode)
+
+
+def test_rows_of_a_batch_go_round_all_devices():
+  wide = mesh(4, 2)
+  rows = sharding.put_batch({"x": np.arange(16)}, sharding.batch_sharding(wide, RULES))["x"]
+  assert rows.addressable_shards[0].data.shape == (2,)
+  np.testing.assert_array_equal(rows, np.arange(16))
+
+
+def test_batch_must_divide_the_mesh():
+  sharding.check_batch_size(16, mesh(4, 2))
+  with pytest.raises(UserError, match="batch_size 12"):
+    sharding.check_batch_size(12, mesh(4, 2))

@@ -1,0 +1,282 @@
+"""A trained model to call from Python: NumPy in, NumPy out.
+
+  model = vljepa_jax.load("runs/base")
+  model.classify(["cat.jpg"], ["cat", "dog", "car"])         # [[("cat", 0.61), ("dog", 0.22), ("car", 0.08)]]
+  model.answer(["cat.jpg"], "is there a dog?", ["yes", "no"])
+
+Any number of pictures and texts may be given: they run in batches of `config.eval.batch_size`, the last one padded to a
+power of two, so that every function is compiled once per batch shape and never again in the process. Texts are sorted
+by length and cut to a power of two of tokens.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+import functools
+import os
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from vljepa_jax import checkpoint
+from vljepa_jax import config as config_lib
+from vljepa_jax import sharding
+from vljepa_jax import step
+from vljepa_jax.config import Config, model_config
+from vljepa_jax.data.image import fit_square, read_image
+from vljepa_jax.data.text import BYTES, TextInput, Tokenizer
+from vljepa_jax.errors import INPUT_ERRORS, as_user_error
+from vljepa_jax.model.vljepa import VLJepa, VLJepaConfig
+from vljepa_jax.tasks import classification
+from vljepa_jax.weights.sources import resolve
+
+Picture = str | os.PathLike | np.ndarray
+Ranked = list[tuple[str, float]]
+
+MIN_TEXT_LENGTH = 8  # tokens; shorter rows save nothing
+
+
+class Forward:
+  """The jitted forward passes of one model config, shared by every `Model` that has it.
+
+  Attributes:
+    traces: how often each function was traced, by (name, shapes); more than once for a shape is a bug.
+  """
+
+  def __init__(self, config: VLJepaConfig):
+    self.traces = collections.Counter()
+    self._module = VLJepa(config)
+    self.encode_video = self._jit(VLJepa.encode_video)
+    self.encode_text = self._jit(VLJepa.encode_text)
+    self.predict = self._jit(VLJepa.predict)
+
+  def _jit(self, method: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def run(params, *inputs):
+      self.traces[method.__name__, tuple(x.shape for x in inputs)] += 1
+      # Without rules: a batch of one picture cannot be cut over the devices that training pins it to.
+      with nn.logical_axis_rules(()):
+        return self._module.apply({"params": params}, *inputs, method=method)
+
+    return jax.jit(run)
+
+
+@functools.lru_cache(maxsize=8)
+def forward_passes(config: VLJepaConfig) -> Forward:
+  """The one `Forward` of a config in this process."""
+  return Forward(config)
+
+
+class Model:
+  """VL-JEPA with its tokenizers and preprocessing. Embeddings are float32 of unit length.
+
+  Args:
+    config: the recipe that the parameters belong to.
+    params: unboxed parameter tree, of NumPy arrays or of live arrays of a training run; a training step that
+      donates them makes this object unusable, so build a new one after it (nothing is compiled again).
+
+  Attributes:
+    config: as given.
+    forward: the compiled functions.
+  """
+
+  def __init__(self, config: Config, params: Any):
+    self.config = config
+    self.forward = forward_passes(model_config(config.model))
+    tokenizers = config.tokenizers
+    self._query = TextInput(_tokenizer(tokenizers.query), tokenizers.query_length)
+    self._target = TextInput(_tokenizer(tokenizers.target), tokenizers.target_length)
+    self._params = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params)
+    placed = jax.tree.leaves(self._params)[0].sharding
+    self._mesh = placed.mesh if isinstance(placed, NamedSharding) else None
+
+  def encode_image(self, images: Sequence[Picture] | np.ndarray) -> np.ndarray:
+    """Visual tokens of pictures.
+
+    Args:
+      images: n paths or (H, W, 3) uint8 arrays of any size, or one (n, H, W, 3) uint8 array. The whole picture is
+        fitted into a white square of `config.data.image_size`.
+
+    Returns:
+      (n, N, D) float32.
+
+    Raises:
+      ValueError: there is no picture, or one is not RGB uint8 or cannot be read.
+    """
+    pictures = prepare_pictures(images, self.config.data.image_size)
+    return self._run(self.forward.encode_video, pictures[:, None])
+
+  def encode_video(self, videos: np.ndarray) -> np.ndarray:
+    """Visual tokens of clips. videos: (n, T, H, W, 3) uint8, T as in training -> (n, N, D) float32."""
+    videos = np.asarray(videos)
+    if videos.ndim != 5 or videos.shape[-1] != 3 or videos.dtype != np.uint8 or not videos.size:
+      raise ValueError(
+          f"clips must be a non-empty (n, T, H, W, 3) uint8 array, not {videos.shape} {videos.dtype}")
+    size = self.config.data.image_size
+    frames = prepare_pictures(videos.reshape(-1, *videos.shape[2:]), size)
+    return self._run(self.forward.encode_video, frames.reshape(*videos.shape[:2], size, size, 3))
+
+  def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+    """Embeddings of texts by the Y-encoder. n texts -> (n, E)."""
+    _check_texts(texts, "texts")
+    tokens, mask = self._target(texts)
+    order = np.argsort(mask.sum(axis=1), kind="stable")  # short texts together, in short rows
+    limit = self.config.eval.batch_size
+    parts = []
+    for rows in (order[start:start + limit] for start in range(0, len(order), limit)):
+      length = min(mask.shape[1], _power_of_two(max(MIN_TEXT_LENGTH, int(mask[rows].sum(axis=1).max()))))
+      parts.append(self._run(self.forward.encode_text, tokens[rows, :length], mask[rows, :length]))
+    return np.concatenate(parts)[np.argsort(order)]
+
+  def predict(self, visual: np.ndarray, query: str | Sequence[str] | None = None) -> np.ndarray:
+    """Predicted embeddings of the answer.
+
+    Args:
+      visual: (n, N, D) from `encode_image` or `encode_video`.
+      query: one query for all, n queries, or None for what the picture shows.
+
+    Returns:
+      (n, E).
+    """
+    visual = np.asarray(visual, np.float32)
+    if visual.ndim != 3 or not len(visual):
+      raise ValueError(f"visual must be non-empty (n, N, D) tokens from encode_image, not {visual.shape}")
+    if query is None:
+      tokens, mask = np.zeros((len(visual), 0), np.int32), np.zeros((len(visual), 0), bool)
+    else:
+      queries = [query] * len(visual) if isinstance(query, str) else query
+      _check_texts(queries, "queries")
+      if len(queries) != len(visual):
+        raise ValueError(f"{len(queries)} queries do not go with {len(visual)} pictures")
+      tokens, mask = self._query(queries)
+    return self._run(self.forward.predict, visual, tokens, mask)
+
+  def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> np.ndarray:
+    """Embeddings of labels, averaged over templates.
+
+    Args:
+      labels: m names.
+      templates: texts with `{}` for the name; `config.eval.class_templates` by default.
+
+    Returns:
+      (m, E).
+    """
+    _check_texts(labels, "labels")
+    templates = self.config.eval.class_templates if templates is None else templates
+    texts = classification.fill_templates(templates, labels)
+    return classification.average_templates(self.encode_text(texts), len(labels))
+
+  def classify(
+      self, images: Sequence[Picture] | np.ndarray, labels: Sequence[str], templates: Sequence[str] | None = None
+  ) -> list[Ranked]:
+    """Labels of every picture, the best first, each with its cosine similarity to the query-free prediction."""
+    label_embed = self.encode_labels(labels, templates)
+    pred = self.predict(self.encode_image(images))
+    return [_ranked(scores, labels) for scores in pred @ label_embed.T]
+
+  def rank(self, pred_embed: np.ndarray, texts: Sequence[str]) -> list[Ranked]:
+    """Texts for every prediction (n, E), the best first, each with its cosine similarity."""
+    pred_embed = np.asarray(pred_embed)
+    if pred_embed.ndim != 2 or not len(pred_embed):
+      raise ValueError(f"predictions must be a non-empty (n, E) array, not {pred_embed.shape}")
+    return [_ranked(scores, texts) for scores in pred_embed @ self.encode_text(texts).T]
+
+  def answer(
+      self,
+      images: Sequence[Picture] | np.ndarray,
+      query: str | Sequence[str],
+      candidates: Sequence[str],
+  ) -> list[Ranked]:
+    """Candidate answers to a question about every picture, the best first, each with its cosine similarity.
+
+    Args:
+      images: n pictures, as `encode_image` takes them.
+      query: one question for all, or n.
+      candidates: possible answers.
+    """
+    _check_texts(candidates, "candidates")
+    return self.rank(self.predict(self.encode_image(images), query), candidates)
+
+  def _run(self, function: Callable[..., jax.Array], *inputs: np.ndarray) -> np.ndarray:
+    """`function` of rows of inputs, batch by batch, without the padding."""
+    limit = self.config.eval.batch_size
+    outputs = []
+    for start in range(0, len(inputs[0]), limit):
+      rows = [x[start:start + limit] for x in inputs]
+      count = len(rows[0])
+      bucket = min(limit, _power_of_two(count))
+      padded = [self._put(np.concatenate([x, np.repeat(x[-1:], bucket - count, axis=0)])) for x in rows]
+      outputs.append(self._fetch(function(self._params, *padded))[:count])
+    return np.concatenate(outputs)
+
+  def _put(self, rows: np.ndarray) -> jax.Array:
+    if self._mesh is None:
+      return jax.device_put(rows)
+    split = len(rows) % self._mesh.size == 0
+    return jax.device_put(rows, NamedSharding(self._mesh, P(self._mesh.axis_names if split else None)))
+
+  def _fetch(self, rows: jax.Array) -> np.ndarray:
+    if self._mesh is not None:  # gathers what other hosts hold
+      rows = jax.device_put(rows, NamedSharding(self._mesh, P()))
+    return jax.device_get(rows)
+
+
+def load(workdir: str | os.PathLike) -> Model:
+  """The model of a workdir: its config and its newest checkpoint, the averaged weights where the run keeps them.
+
+  Raises:
+    UserError: there is no such workdir, it holds no checkpoint, or the two do not fit together.
+  """
+  workdir = pathlib.Path(workdir)
+  config = config_lib.read(workdir)
+  return Model(config, checkpoint.load_params(workdir, abstract_params(config)))
+
+
+def abstract_params(config: Config) -> Any:
+  """Unboxed shapes of the parameters of a recipe."""
+  tokenizers = config.tokenizers
+  batch = step.abstract_batch(
+      1, config.data.frames, config.data.image_size, tokenizers.query_length, tokenizers.target_length)
+  module = VLJepa(model_config(config.model))
+  return sharding.unbox(jax.eval_shape(lambda: step.init_params(module, batch, jax.random.key(0))))
+
+
+def prepare_pictures(images: Sequence[Picture] | np.ndarray, size: int) -> np.ndarray:
+  """Pictures as the model sees them: n paths or (H, W, 3) uint8 arrays -> (n, size, size, 3) uint8."""
+  if isinstance(images, (str, os.PathLike)):
+    raise ValueError(f"give a list of pictures, not the single path {os.fspath(images)!r}")
+  if not len(images):
+    raise ValueError("there are no pictures: the list is empty")
+  return np.stack([_prepare(image, size) for image in images])
+
+
+def _prepare(image: Picture, size: int) -> np.ndarray:
+  pixels = read_image(image) if isinstance(image, (str, os.PathLike)) else np.asarray(image)
+  if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+    raise ValueError(f"a picture must be a path or an (H, W, 3) uint8 array, not {pixels.shape} {pixels.dtype}")
+  return fit_square(pixels, size)
+
+
+def _power_of_two(count: int) -> int:
+  """The smallest one that is at least `count`."""
+  return 1 << (count - 1).bit_length()
+
+
+def _check_texts(texts: Sequence[str], what: str) -> None:
+  if isinstance(texts, str):
+    raise ValueError(f"give a list of {what}, not the single text {texts!r}")
+  if not len(texts):
+    raise ValueError(f"there are no {what}: the list is empty")
+
+
+def _ranked(scores: np.ndarray, texts: Sequence[str]) -> Ranked:
+  return [(texts[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+
+
+@functools.lru_cache(maxsize=8)
+def _tokenizer(spec: str) -> Tokenizer:
+  with as_user_error(*INPUT_ERRORS):
+    return Tokenizer(spec if spec == BYTES else resolve(spec))

@@ -1,0 +1,185 @@
+"""Checkpoints of a run: train state and input position in one save (Orbax v1)."""
+
+from collections.abc import Iterator
+import contextlib
+import logging
+import os
+import pathlib
+import re
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from vljepa_jax.errors import UserError, one_line
+from vljepa_jax.step import TrainState, averaged_params
+
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+  """The checkpoints in one folder; use as a context manager.
+
+  Saving runs in the background: a failed save shows at the next save, or at `wait`.
+
+  Args:
+    folder: made if absent.
+    keep: how many of the latest stay; older ones go only after a newer one is complete.
+  """
+
+  def __init__(self, folder: pathlib.Path, keep: int):
+    self._folder = pathlib.Path(folder).absolute()
+    logging.getLogger("absl").addFilter(_without_orbax_traces)
+    self._checkpointer = ocp.training.Checkpointer(
+        self._folder,
+        # The train loop decides when to save: every step that it hands over is wanted.
+        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        cleanup_tmp_directories=True,
+    )
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, kind, error, trace) -> None:
+    # After an error, a save that fails too must not take its place.
+    with self._saving() if kind is None else contextlib.suppress(Exception):
+      self._checkpointer.close()
+
+  @property
+  def latest_step(self) -> int | None:
+    """Step of the newest complete checkpoint."""
+    return latest_step(self._folder)
+
+  def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
+    """Starts to save; returns once the arrays are copied, so that `state` may be donated afterwards.
+
+    Args:
+      step: steps done.
+      data: state of the input iterator after the last batch that went into `state`.
+    """
+    with self._saving():
+      self._checkpointer.save_checkpointables_async(step, {"state": state, "data": data})
+
+  def wait(self) -> None:
+    """Returns when all is on disk; UserError if it could not be written."""
+    with self._saving():
+      self._checkpointer.wait()
+
+  def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The newest checkpoint.
+
+    Args:
+      state: ShapeDtypeStructs with the shardings to restore into, which may differ from those saved.
+
+    Returns:
+      The state, and the state of the input iterator.
+    """
+    path = self._folder / str(self.latest_step)
+    with _explained(path):
+      saved = self._checkpointer.checkpointables_metadata(self.latest_step).metadata
+      _check_same_leaves(path, _leaves(saved["state"]), _leaves(state))
+      loaded = self._checkpointer.load_checkpointables(self.latest_step, {"state": state, "data": None})
+    return loaded["state"], loaded["data"]
+
+  @contextlib.contextmanager
+  def _saving(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:  # Orbax and TensorStore wrap a full disk or a lost mount in errors of many types
+      last = self.latest_step
+      kept = "there is no complete checkpoint yet" if last is None else f"the last complete checkpoint is step {last}"
+      raise UserError(
+          f"a checkpoint could not be written to {self._folder}: {_reason(error)}; {kept}. "
+          "Put that right and run the same command again to go on from there") from error
+
+
+def latest_step(folder: pathlib.Path) -> int | None:
+  """Step of the newest complete checkpoint in a folder, None if there is none; unfinished ones carry a suffix."""
+  return max((int(p.name) for p in folder.glob("*") if p.name.isdigit()), default=None)
+
+
+def load_params(path: pathlib.Path, shapes: Any) -> Any:
+  """Parameters alone, for evaluation, export, or to start another run; the averaged ones if the run keeps them.
+
+  Args:
+    path: a workdir, its `checkpoints` folder, or one checkpoint in it.
+    shapes: unboxed parameter tree of ShapeDtypeStructs; without shardings all goes to the first device.
+
+  Raises:
+    UserError: there is no checkpoint, or its parameters differ in a name, shape or type, which the message names.
+  """
+  path = find_checkpoint(path)
+  whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shapes = jax.tree.map(
+      lambda x: x if getattr(x, "sharding", None) else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  with _explained(path), context:
+    saved = ocp.checkpointables_metadata(path).metadata["state"]
+    _check_same_leaves(path, _leaves(saved["params"]), _leaves(shapes))
+    wanted = {"params": shapes}
+    if saved["ema"] is not None:
+      wanted["ema"] = jax.tree.map(
+          lambda mean, x: None if mean is None else x, saved["ema"], shapes, is_leaf=lambda x: x is None)
+    loaded = ocp.load_checkpointables(path, {"state": wanted})["state"]
+  return averaged_params(loaded["params"], loaded["ema"] if "ema" in wanted else None)
+
+
+def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
+  """The folder of one complete checkpoint: the newest of a workdir or of its `checkpoints` folder, or `path` itself."""
+  path = pathlib.Path(path).absolute()
+  if path.name.isdigit() and (path / "state").is_dir():
+    return path
+  for folder in (path / FOLDER, path):
+    step = latest_step(folder)
+    if step is not None:
+      return folder / str(step)
+  there = "holds no checkpoint" if path.is_dir() else "does not exist"
+  raise UserError(f"{path} {there}; give the workdir of a run that has saved one")
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+  """Leaves by path; Orbax gives dataclasses and tuples back as dicts and lists, so keys of all kinds look alike."""
+  name = lambda key: str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None))))
+  return {"/".join(map(name, path)): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _check_same_leaves(path: pathlib.Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+  """UserError at the first difference: Orbax casts types silently and leaves out what it does not find."""
+  advice = "; use the config it was trained with, or another --workdir"
+  for name in sorted(saved.keys() ^ wanted.keys()):
+    holder, other = ("checkpoint", "config") if name in saved else ("config", "checkpoint")
+    raise UserError(f"{path}: the {holder} has {name!r}, the {other} does not{advice}")
+  for name, leaf in wanted.items():
+    found, expected = (tuple(saved[name].shape), saved[name].dtype), (tuple(leaf.shape), leaf.dtype)
+    if found != expected:
+      raise UserError(
+          f"{path}: {name!r} is {found[1]}{list(found[0])} in the checkpoint, "
+          f"{expected[1]}{list(expected[0])} in the config{advice}")
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+  """Gives the cause of a failed load: Orbax's own message only says that no handler took it."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(f"the checkpoint {path} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+  """The innermost thing that went wrong, in words."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's text for errors of the system
+  return os.strerror(int(code[1])) if code else one_line(error)[:300]
+
+
+def _without_orbax_traces(record: logging.LogRecord) -> bool:
+  """A log filter: each thread of a failed save logs a page of trace before the same error is raised to us."""
+  return not (record.levelno >= logging.ERROR and "orbax" in record.pathname)

@@ -1,0 +1,61 @@
+"""What the commands share: flags, quiet logs, and one line for what the caller can put right."""
+
+from collections.abc import Callable
+import functools
+import sys
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+
+from vljepa_jax.errors import UserError, one_line
+
+
+def run(main: Callable[[], Any]) -> None:
+  """Parses the flags and runs `main`; a UserError becomes one line on stderr and exit code 2."""
+  app.run(_one_line_errors(functools.partial(_main, main)), flags_parser=_one_line_errors(_parse_flags))
+
+
+def _main(main: Callable[[], Any], argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f"unknown argument {argv[1]!r}; flags start with --")
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells a page for every checkpoint
+  main()
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  try:
+    return flags.FLAGS(argv)
+  except (AttributeError, KeyError) as error:  # from the lock of the config, one wrapped in the other
+    raise UserError(f"the config has no key {_first_words(error)}") from error
+  except (flags.Error, TypeError, ValueError) as error:
+    raise UserError(_last_words(str(error))) from error
+
+
+def _first_words(error: BaseException) -> str:
+  """What the innermost exception says, without the quotes that str() of a KeyError adds."""
+  while isinstance(error.args[0], BaseException):
+    error = error.args[0]
+  return error.args[0]
+
+
+def _last_words(message: str) -> str:
+  """The message of the exception where config_flags put a whole traceback into its own."""
+  if "Traceback" not in message:
+    return message
+  return message.strip().splitlines()[-1].partition(": ")[2]
+
+
+def _one_line_errors(function: Callable[[list[str]], Any]) -> Callable[[list[str]], Any]:
+
+  @functools.wraps(function, updated=())
+  def wrapped(argv: list[str]) -> Any:
+    try:
+      return function(argv)
+    except UserError as error:
+      print("error:", one_line(error), file=sys.stderr)
+      sys.exit(2)
+
+  return wrapped

@@ -1,0 +1,358 @@
+"""The typed form of a config file.
+
+A file under `configs/` returns a plain `ConfigDict` that holds every value; `parse` turns it into the frozen
+dataclasses below, so that a misspelt key, a key that nothing reads, or a missing one is an error that names it.
+There are no defaults here: the config file is the one place to look a value up.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import pathlib
+import types
+import typing
+from typing import Any
+
+import ml_collections
+
+from vljepa_jax.errors import UserError
+from vljepa_jax.model import presets
+from vljepa_jax.model.vljepa import VLJepaConfig
+
+
+FILE = "config.json"
+# What may change between two starts of one run: how long, how often, on which devices.
+MAY_CHANGE = (
+    "train.steps", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "eval",
+    "mesh", "data.workers",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+  """One pretrained or fresh part: a preset name, single changed fields, and where its weights come from.
+
+  Attributes:
+    preset: a name in `model/presets.py`.
+    weights: `pkg://package/path`, `hf://org/name`, a folder or a file; "" starts from the seed.
+    changes: preset fields to replace.
+  """
+
+  preset: str
+  weights: str
+  changes: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """The towers, the shared width E, whether the Y-encoder gets a projection head, and the token-table source.
+
+  Attributes:
+    y_head_init: "normal", or "identity" where the text encoder's own width is E.
+    token_init: "" for a random query-token table, "y_encoder" to copy the Y-encoder's word embeddings.
+  """
+
+  x_encoder: Tower
+  predictor: Tower
+  y_encoder: Tower
+  embed_width: int
+  y_head: bool
+  y_head_init: str
+  token_init: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizers:
+  """Where `tokenizer.json` lies for queries and for targets ("bytes" is a built-in byte tokenizer), and lengths."""
+
+  query: str
+  target: str
+  query_length: int
+  target_length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """One named source of the training mixture: the data set, the view of its records, and its weight.
+
+  Attributes:
+    dataset: "openclipart", or a folder that `tfds.builder_from_directory` reads.
+    view: "caption" (no query; the target is a caption) or "query" (a question and its answer).
+  """
+
+  name: str
+  dataset: str
+  view: str
+  weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+  """Training-time changes of pictures and captions; every share is a probability.
+
+  Attributes:
+    min_area: smallest share of the picture that a random crop keeps; 1 never crops.
+    flip: share of mirrored pictures.
+    jitter: largest relative change of brightness, contrast and saturation.
+    drop_keywords: share of captions that keep a random subset of their keywords.
+    shuffle_keywords: share of captions whose keywords are shuffled.
+    drop_title: share of captions told by keywords alone.
+  """
+
+  min_area: float
+  flip: float
+  jitter: float
+  drop_keywords: float
+  shuffle_keywords: float
+  drop_title: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Input: sources, clip shape, augmentation, and the cache of frozen features.
+
+  Attributes:
+    feature_views: with a frozen X-encoder, how many augmented views of each picture are encoded once and
+      drawn from in training; 0 runs the encoder in every step.
+    workers: decoding processes per host; 0 decodes in threads of the training process.
+  """
+
+  sources: tuple[Source, ...]
+  frames: int
+  image_size: int
+  augment: Augment
+  feature_views: int
+  workers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+  """AdamW, its schedule, and the ordered parameter groups.
+
+  Attributes:
+    schedule: "constant" or "cosine", both after `warmup_steps` of linear warm-up.
+    final: learning rate at the end of "cosine", as a share of the peak.
+    groups: ordered (regex of the whole parameter path, multiplier of the learning rate); the first match
+      counts, every parameter must match, and None freezes.
+    ema: decay of the averaged weights that are evaluated and exported; 0 keeps none.
+  """
+
+  learning_rate: float
+  schedule: str
+  warmup_steps: int
+  final: float
+  b1: float
+  b2: float
+  weight_decay: float
+  clip_norm: float
+  groups: tuple[tuple[str, float | None], ...]
+  ema: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """Device mesh (one size may be -1: what is left) and the table from logical names to mesh axes."""
+
+  data: int
+  fsdp: int
+  rules: tuple[tuple[str, str | tuple[str, ...] | None], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """Length of the run and how often it logs, evaluates and saves; all in steps, batch size global."""
+
+  steps: int
+  batch_size: int
+  log_every: int
+  eval_every: int
+  checkpoint_every: int
+  keep_checkpoints: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+  """What is measured: the held-out data set, the batch size, and the prompt templates of class names."""
+
+  dataset: str
+  split: str
+  batch_size: int
+  class_templates: tuple[str, ...]
+  report: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A whole recipe.
+
+  Attributes:
+    name: of the run; its workdir is `runs/<name>` unless another is given.
+    seed: of parameters, dropout, order and augmentation.
+    init_from: workdir or checkpoint of another run whose parameters to start from; "" for none.
+  """
+
+  name: str
+  seed: int
+  init_from: str
+  model: Model
+  tokenizers: Tokenizers
+  data: Data
+  optim: Optim
+  mesh: Mesh
+  train: Train
+  eval: Eval
+
+
+def parse(config: ml_collections.ConfigDict | dict[str, Any]) -> Config:
+  """The typed form of a config; UserError names an unknown, missing, mistyped or impossible value and its place."""
+  plain = config if isinstance(config, dict) else config.to_dict()
+  parsed = _parse(Config, plain, "config")
+  _check(parsed)
+  return parsed
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """The plain form of a config, which `parse` turns back into the same config."""
+
+  def plain(value):
+    if isinstance(value, Tower):
+      return {"preset": value.preset, "weights": value.weights, **value.changes}
+    if dataclasses.is_dataclass(value):
+      return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return tuple(map(plain, value)) if isinstance(value, tuple) else value
+
+  return plain(config)
+
+
+def write(config: Config, workdir: pathlib.Path) -> None:
+  """Stores the config in a workdir, as `config.json`."""
+  (workdir / FILE).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def read(workdir: pathlib.Path) -> Config:
+  """The config of a run; UserError if the workdir has none."""
+  path = pathlib.Path(workdir) / FILE
+  if not path.is_file():
+    raise UserError(f"{workdir} is not the workdir of a run: it has no {FILE}")
+  try:
+    return parse(json.loads(path.read_text(encoding="utf-8")))
+  except json.JSONDecodeError as error:
+    raise UserError(f"{path} is damaged: {error}") from error
+
+
+def check_same_run(old: Config, new: Config, workdir: pathlib.Path) -> None:
+  """UserError if a run cannot go on with `new` and still be the same run."""
+  before, after = _flat(to_dict(old)), _flat(to_dict(new))
+  for key in sorted(before.keys() | after.keys()):
+    if before.get(key) != after.get(key) and not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE):
+      raise UserError(
+          f"{workdir} holds a run with config.{key} {before.get(key)!r}, not {after.get(key)!r}; choose another "
+          f"--workdir, where --config.init_from={workdir} starts from its parameters")
+
+
+def model_config(model: Model) -> VLJepaConfig:
+  """The model's own dataclass; ValueError names a preset or field that does not exist."""
+  return VLJepaConfig(
+      x_encoder=presets.x_encoder(model.x_encoder.preset, **model.x_encoder.changes),
+      predictor=presets.predictor(model.predictor.preset, **model.predictor.changes),
+      y_encoder=presets.y_encoder(model.y_encoder.preset, **model.y_encoder.changes),
+      embed_width=model.embed_width,
+      y_head=model.y_head,
+  )
+
+
+def _check(config: Config) -> None:
+  """UserError for values of the right type that no run can use."""
+  if not config.name or "/" in config.name:
+    raise UserError(f"config.name must be a plain name, not {config.name!r}")
+  positive = {
+      "optim.learning_rate", "optim.clip_norm", "data.frames", "data.image_size", "model.embed_width",
+      "tokenizers.query_length", "tokenizers.target_length", "eval.batch_size",
+      *(f"train.{field.name}" for field in dataclasses.fields(Train)),
+  }
+  not_negative = {"seed", "optim.warmup_steps", "optim.weight_decay", "data.workers", "data.feature_views"}
+  below_one = {"optim.b1", "optim.b2", "optim.ema"}
+  shares = {"optim.final", *(f"data.augment.{field.name}" for field in dataclasses.fields(Augment))}
+  rules = [
+      (positive, lambda x: x > 0, "above 0"),
+      (not_negative, lambda x: x >= 0, "0 or more"),
+      (below_one, lambda x: 0 <= x < 1, "at least 0 and below 1"),
+      (shares, lambda x: 0 <= x <= 1, "within 0..1"),
+  ]
+  values = _flat(to_dict(config))
+  for keys, holds, words in rules:
+    for key in sorted(keys):
+      if not (math.isfinite(values[key]) and holds(values[key])):
+        raise UserError(f"config.{key} must be {words}, not {values[key]!r}")
+  choices = {
+      "optim.schedule": ("constant", "cosine"),
+      "model.y_head_init": ("normal", "identity"),
+      "model.token_init": ("", "y_encoder"),
+  }
+  for key, known in choices.items():
+    if values[key] not in known:
+      raise UserError(f"config.{key} must be one of {', '.join(map(repr, known))}, not {values[key]!r}")
+  if not config.data.sources:
+    raise UserError("config.data.sources is empty: there is nothing to train on")
+  for i, source in enumerate(config.data.sources):
+    if source.view not in ("caption", "query"):
+      raise UserError(f"config.data.sources[{i}].view must be 'caption' or 'query', not {source.view!r}")
+    if not source.weight > 0:
+      raise UserError(f"config.data.sources[{i}].weight must be above 0, not {source.weight!r}")
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+  """Values of nested dicts by dotted path."""
+  if not isinstance(value, dict):
+    return {path: value}
+  return {k: v for key, child in value.items() for k, v in _flat(child, f"{path}.{key}" if path else key).items()}
+
+
+def _parse(kind: Any, value: Any, path: str) -> Any:
+  """`value` as an instance of the annotation `kind`."""
+  origin, args = typing.get_origin(kind), typing.get_args(kind)
+  if dataclasses.is_dataclass(kind):
+    return _parse_dataclass(kind, value, path)
+  if origin is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise UserError(f"{path} must be a tuple, not {value!r}")
+    kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+    if len(kinds) != len(value):
+      raise UserError(f"{path} must have {len(kinds)} entries, not {value!r}")
+    return tuple(_parse(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
+  if origin in (typing.Union, types.UnionType):
+    for option in args:
+      try:
+        return _parse(option, value, path)
+      except UserError:
+        continue
+    raise UserError(f"{path} must be {kind}, not {value!r}")
+  if origin is dict or kind is Any:
+    return value
+  if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if kind is type(None) and value is None:
+    return None
+  if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+    return value
+  raise UserError(f"{path} must be {getattr(kind, '__name__', kind)}, not {value!r}")
+
+
+def _parse_dataclass(kind: Any, value: Any, path: str) -> Any:
+  if not isinstance(value, dict):
+    raise UserError(f"{path} must be a dict with the keys of {kind.__name__}, not {value!r}")
+  fields = typing.get_type_hints(kind)
+  if kind is Tower:  # what is not a field of Tower changes the preset, which checks the names itself
+    tuples = lambda v: tuple(map(tuples, v)) if isinstance(v, list) else v  # JSON has lists only
+    changes = {k: tuples(v) for k, v in value.items() if k not in ("preset", "weights")}
+    value = {k: v for k, v in value.items() if k in ("preset", "weights")} | {"changes": changes}
+  for key in value:
+    if key not in fields:
+      near = difflib.get_close_matches(key, fields, n=1)
+      hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(fields)}"
+      raise UserError(f"nothing reads {path}.{key}{hint}")
+  missing = [key for key in fields if key not in value]
+  if missing:
+    raise UserError(f"{path}.{missing[0]} is missing")
+  return kind(**{key: _parse(fields[key], value[key], f"{path}.{key}") for key in fields})

@@ -1,0 +1,124 @@
+"""Reads pictures of any common kind into plain RGB, or says in one sentence why it cannot."""
+
+import io
+import os
+import pathlib
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 50_000_000
+WHITE = (255, 255, 255)
+
+# Bitmap formats only: Pillow would hand EPS to Ghostscript, and others need programs that are not there.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
+
+# Formats whose wide grey pictures Pillow opens with values of 0..65535.
+WIDE_GREY = {"PNG", "PPM"}
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS below is stricter
+
+
+class ImageError(ValueError):
+  """A picture that cannot be read; the message names it and the reason."""
+
+
+def read_image(source: str | os.PathLike | bytes, name: str | None = None) -> np.ndarray:
+  """Decodes one picture.
+
+  EXIF orientation is applied; alpha and transparent palette entries are laid on white; CMYK, grey and palette
+  pictures become RGB; 16 bits a channel are scaled to 8; of an animation the first frame counts.
+
+  Args:
+    source: a file, or the encoded bytes.
+    name: what error messages call it; the file's path by default.
+
+  Returns:
+    (H, W, 3) uint8.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ImageError: it is empty, damaged, larger than `MAX_PIXELS`, or of a kind that is not read.
+  """
+  if isinstance(source, bytes):
+    name, data = name or "picture", source
+  else:
+    name, data = name or os.fspath(source), _read_file(pathlib.Path(source))
+  if not data:
+    raise ImageError(f"{name} is empty (0 bytes)")
+  try:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+      _check_size(image.width, image.height, name)
+      return _to_rgb(image, name)
+  except ImageError:
+    raise
+  except Image.DecompressionBombError as error:
+    raise ImageError(f"{name} has too many pixels; the limit is {MAX_PIXELS:,}") from error
+  except UnidentifiedImageError as error:
+    raise ImageError(f"{name} is not a picture of a known format ({', '.join(FORMATS)})") from error
+  except Exception as error:  # Pillow's decoders raise anything, from SyntaxError to struct.error, on damaged data
+    raise ImageError(f"{name} is damaged and cannot be decoded ({error})") from error
+
+
+def fit_square(image: np.ndarray, size: int) -> np.ndarray:
+  """The whole picture in the middle of a white square: what a picture looks like in evaluation and prediction.
+
+  Nothing is cut off, since a title tells of the whole drawing. (H, W, 3) uint8 -> (size, size, 3) uint8.
+  """
+  height, width = image.shape[:2]
+  if (height, width) == (size, size):
+    return image
+  scale = size / max(height, width)
+  fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
+  small = Image.fromarray(image).resize(fitted, Image.Resampling.BICUBIC)
+  return _centre(small, size)
+
+
+def pad_square(image: np.ndarray) -> np.ndarray:
+  """White margins along the short side: (H, W, 3) -> (S, S, 3) with S = max(H, W)."""
+  height, width = image.shape[:2]
+  return image if height == width else _centre(Image.fromarray(image), max(height, width))
+
+
+def _read_file(path: pathlib.Path) -> bytes:
+  if not path.exists():
+    raise FileNotFoundError(f"there is no picture {path}")
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise ImageError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+  if width * height > MAX_PIXELS:
+    raise ImageError(f"{name} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+  wide_grey = image.format in WIDE_GREY
+  image = ImageOps.exif_transpose(image)
+  if image.mode.startswith("I;16") or (image.mode == "I" and wide_grey):
+    grey = _wide_grey(image)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+  if image.mode in ("I", "F"):
+    raise ImageError(f"{name} has 32 bits a pixel (mode {image.mode}); save it with 8 or 16")
+  if image.has_transparency_data:
+    rgba = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE + (255,)), rgba)
+  return np.array(image.convert("RGB"))
+
+
+def _wide_grey(image: Image.Image) -> np.ndarray:
+  """8-bit grey (H, W) of a 16-bit picture; Pillow's own conversion clips at 255 instead of scaling."""
+  wide = np.asarray(image).astype(np.uint32)
+  transparent = image.info.get("transparency")
+  if transparent is not None:
+    wide = np.where(wide == transparent, 65535, wide)
+  return ((wide * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def _centre(image: Image.Image, size: int) -> np.ndarray:
+  canvas = Image.new("RGB", (size, size), WHITE)
+  canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+  return np.array(canvas)

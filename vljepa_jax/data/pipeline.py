@@ -1,0 +1,202 @@
+"""The training input: streams of examples mixed by weight, shuffled, repeated, and batched for one host.
+
+Everything random is drawn from the generator that grain gives each element, so what a global step trains on depends
+on the seed and the step alone: not on hosts, workers or restarts. The state of the iterator is one number.
+"""
+
+from collections.abc import Collection, Sequence
+import dataclasses
+import logging
+
+import grain
+import numpy as np
+
+from vljepa_jax.data import augment as augment_lib
+from vljepa_jax.data.captions import caption_variant, held_out_captions, is_held_out
+from vljepa_jax.data.questions import QuestionMaker, Vocabulary
+from vljepa_jax.data.sources import Source
+from vljepa_jax.data.text import TextInput, target_id
+
+_LOG = logging.getLogger(__name__)
+
+VIEWS = ("caption", "query")
+CHECKED_TEXTS = 2000  # texts of a stream that are tokenized at the start, to warn of truncation with counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+  """One part of the mixture.
+
+  Attributes:
+    name: for messages.
+    source: the pictures and their texts.
+    view: "caption" (no query; the target is a caption) or "query" (a question and its answer).
+    weight: share of the examples, relative to the other streams.
+    features: (records, views, N, D) tokens of a frozen X-encoder, one row for each record of the source; training
+      draws one of the views. None decodes and augments the pictures instead.
+  """
+
+  name: str
+  source: Source
+  view: str
+  weight: float
+  features: np.ndarray | None = None
+
+
+def make_train_iterator(
+    streams: Sequence[Stream],
+    *,
+    global_batch: int,
+    seed: int,
+    query: TextInput,
+    target: TextInput,
+    augment: augment_lib.Augment,
+    image_size: int,
+    frames: int = 1,
+    held_out: Collection[str] = (),
+    shard_index: int = 0,
+    shard_count: int = 1,
+    workers: int = 0,
+) -> grain.experimental.ElasticIterator:
+  """An endless iterator over the batches of one host.
+
+  A batch is a dict of arrays, b = global_batch / shard_count:
+    visual (b, N, D), as stored in `features`; or video (b, frames, image_size, image_size, 3) uint8
+    query (b, Q) int32, query_mask (b, Q) bool; rows of captions have no real token, and Q is 0 where no stream asks
+    target (b, L) int32, target_mask (b, L) bool, target_id (b,) int32
+    record_id (b,) int32, the index of the record in its source
+
+  Args:
+    streams: all of them with features, or none.
+    global_batch: examples of all hosts together.
+    seed: of order, augmentation, captions and questions.
+    query: tokenizer and length Q of queries.
+    target: tokenizer and length L of targets.
+    augment: of pictures (unless there are features) and captions.
+    image_size: side of the pictures.
+    frames: how often a picture is repeated along time.
+    held_out: captions of the evaluation split. A record that has one of them is left out, and no variant of a
+      caption equals one.
+    shard_index: this host.
+    shard_count: number of hosts.
+    workers: processes that decode; 0 decodes in threads. With features there is nothing to decode and none start.
+
+  Raises:
+    ValueError: the arguments do not fit together.
+  """
+  _check(streams, global_batch, shard_count)
+  held_out = held_out_captions(held_out)
+  if all(stream.view == "caption" for stream in streams):
+    query = dataclasses.replace(query, length=0)
+  parts = []
+  for number, stream in enumerate(streams):
+    usable = _usable_records(stream, held_out)
+    _warn_of_truncation(stream, query, target)
+    order = np.random.SeedSequence((seed, number)).generate_state(1)[0]
+    examples = _Examples(stream, query, target, augment, image_size, frames, held_out)
+    parts.append(grain.MapDataset.source(usable).seed(int(order)).shuffle().repeat(None).random_map(examples))
+  mixture = grain.MapDataset.mix(parts, [stream.weight for stream in streams])
+  cached = streams[0].features is not None
+  return grain.experimental.ElasticIterator(
+      mixture,
+      global_batch,
+      grain.sharding.ShardOptions(shard_index=shard_index, shard_count=shard_count),
+      # Counted in batches. Threads help where Pillow decodes; slicing a cache in more than one only fights for the GIL.
+      read_options=grain.ReadOptions(num_threads=1 if cached else 4, prefetch_buffer_size=2 if cached else 4),
+      multiprocessing_options=grain.MultiprocessingOptions(num_workers=workers) if workers and not cached else None,
+  )
+
+
+class _Examples(grain.transforms.RandomMap):
+  """Record index -> one training example of a stream."""
+
+  def __init__(self, stream, query, target, augment, image_size, frames, held_out):
+    self._stream = stream
+    self._query = query
+    self._target = target
+    self._augment = augment
+    self._image_size = image_size
+    self._frames = frames
+    self._held_out = held_out
+    self._no_query = np.zeros(query.length, np.int32), np.zeros(query.length, bool)
+    self._questions = _question_maker(stream.source) if stream.view == "query" else None
+
+  def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    index = int(element)
+    query, answer = self._texts(index, rng)
+    query_ids, query_mask = self._no_query if query is None else _one(self._query, query)
+    target_ids, target_mask = _one(self._target, answer)
+    return self._picture(index, rng) | {
+        "query": query_ids,
+        "query_mask": query_mask,
+        "target": target_ids,
+        "target_mask": target_mask,
+        "target_id": target_id(answer),
+        "record_id": np.int32(index),
+    }
+
+  def _texts(self, index: int, rng: np.random.Generator) -> tuple[str | None, str]:
+    if self._questions is None:
+      return None, caption_variant(self._stream.source.records[index], self._augment, self._held_out, rng)
+    kinds = self._questions.kinds(index)
+    question = self._questions.make(index, kinds[rng.integers(len(kinds))], rng)
+    return question.query, question.answer
+
+  def _picture(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    features = self._stream.features
+    if features is not None:
+      return {"visual": features[index, rng.integers(features.shape[1])]}
+    image = augment_lib.random_view(self._stream.source.image(index), self._image_size, self._augment, rng)
+    return {"video": np.repeat(image[None], self._frames, axis=0)}
+
+
+def _one(texts: TextInput, text: str) -> tuple[np.ndarray, np.ndarray]:
+  ids, mask = texts([text])
+  return ids[0], mask[0]
+
+
+def _question_maker(source: Source) -> QuestionMaker:
+  return QuestionMaker(source.records, source.classes, Vocabulary(source.records, len(source.classes)))
+
+
+def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> None:
+  if not streams:
+    raise ValueError("there is no stream to train on")
+  if global_batch % shard_count:
+    raise ValueError(f"a global batch of {global_batch} cannot be shared by {shard_count} hosts")
+  if len({stream.features is None for stream in streams}) > 1:
+    raise ValueError("either all streams have cached features or none")
+  for stream in streams:
+    if stream.view not in VIEWS:
+      raise ValueError(f"stream {stream.name!r} has the view {stream.view!r}; there are {', '.join(VIEWS)}")
+    if stream.weight <= 0:
+      raise ValueError(f"stream {stream.name!r} has the weight {stream.weight}; leave it out or make it positive")
+    if not len(stream.source):
+      raise ValueError(f"stream {stream.name!r} has no records")
+    if stream.features is not None and len(stream.features) != len(stream.source):
+      raise ValueError(
+          f"stream {stream.name!r} has features of {len(stream.features)} pictures, but {len(stream.source)} records")
+
+
+def _usable_records(stream: Stream, held_out: frozenset[str]) -> np.ndarray:
+  """Indices of the records whose caption is not held out. An index, since grain cannot filter and resume exactly."""
+  records = stream.source.records
+  usable = np.array([i for i, record in enumerate(records) if not is_held_out(record.caption, held_out)])
+  if not len(usable):
+    raise ValueError(f"every caption of stream {stream.name!r} is in the evaluation split: nothing is left to train on")
+  if len(usable) < len(records):
+    _LOG.warning("stream %s: %d of %d records have a caption of the evaluation split and are left out",
+                 stream.name, len(records) - len(usable), len(records))
+  return usable
+
+
+def _warn_of_truncation(stream: Stream, query: TextInput, target: TextInput) -> None:
+  """Tokenizes the first texts of a stream at once, so that the tokenizer warns once, with counts that say something."""
+  count = min(CHECKED_TEXTS, len(stream.source))
+  if stream.view == "caption":
+    target([record.caption for record in stream.source.records[:count]])
+    return
+  maker, rng = _question_maker(stream.source), np.random.default_rng(0)
+  questions = [maker.make(i, kind, rng) for i in range(count) for kind in maker.kinds(i)]
+  query([question.query for question in questions])
+  target([question.answer for question in questions])

@@ -1,0 +1,115 @@
+"""Data sets of pictures with captions: the built-in openclipart, or any TFDS folder with the same fields."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from vljepa_jax.data import openclipart
+from vljepa_jax.data.image import ImageError, read_image
+
+OPENCLIPART = "openclipart"
+FIELDS = ("id", "image", "title", "keywords", "caption", "label")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """What is known of a picture, its pixels aside.
+
+  Attributes:
+    label: index into the class names of its source.
+  """
+
+  id: str
+  title: str
+  keywords: tuple[str, ...]
+  caption: str
+  label: int
+
+
+class Source:
+  """One split of a data set.
+
+  Attributes:
+    name: "openclipart" or the folder.
+    split: such as "train".
+    classes: class names; a record's label is an index into them.
+    records: the texts of every picture, in order. They are read once here; pictures when asked for.
+  """
+
+  def __init__(self, name: str, split: str, data: Sequence[Mapping[str, Any]], classes: Sequence[str]):
+    self.name = name
+    self.split = split
+    self.classes = tuple(classes)
+    self._data = data
+    self.records = tuple(decode_record(data[i]) for i in range(len(data)))
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def image(self, index: int) -> np.ndarray:
+    """The picture of a record, (H, W, 3) uint8; ImageError names the record if it cannot be read."""
+    name = f"picture {self.records[index].id!r} of {self.name}"
+    data = self._data[index]["image"]
+    if not isinstance(data, bytes):
+      raise ImageError(f"{name} is not a string of encoded bytes; store it in a tfds.features.Text field")
+    return read_image(data, name)
+
+  def captions(self) -> list[str]:
+    """The canonical caption of every record."""
+    return [record.caption for record in self.records]
+
+
+def open_source(dataset: str, split: str) -> Source:
+  """Opens a split.
+
+  Args:
+    dataset: "openclipart", or a folder that `tfds.builder_from_directory` reads, such as `my_data/1.0.0`, whose
+      records have `FIELDS`: id, title, caption, keywords (one a line) and image (encoded bytes) as Text, label as
+      ClassLabel, stored as ArrayRecord.
+    split: name of a split.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+    ValueError: the folder is no such data set; the message names the missing field or split.
+  """
+  import tensorflow_datasets as tfds  # takes a second; only those who read data pay for it
+
+  if dataset == OPENCLIPART:
+    _check_split(dataset, split, openclipart.SPLITS)
+    return Source(dataset, split, openclipart.data_source(split), openclipart.CLASSES)
+  path = pathlib.Path(dataset)
+  if not (path / "dataset_info.json").is_file():
+    raise FileNotFoundError(
+        f"there is no data set {dataset}; give {OPENCLIPART!r}, or a TFDS folder with a dataset_info.json")
+  builder = tfds.builder_from_directory(path)
+  features = builder.info.features
+  missing = [field for field in FIELDS if field not in features]
+  if missing:
+    raise ValueError(f"the records of {dataset} have no field {missing[0]!r}; they need {', '.join(FIELDS)}")
+  if not isinstance(features["label"], tfds.features.ClassLabel):
+    raise ValueError(f"the field 'label' of {dataset} must be a tfds.features.ClassLabel")
+  _check_split(dataset, split, list(builder.info.splits))
+  return Source(dataset, split, builder.as_data_source(split), features["label"].names)
+
+
+def decode_record(raw: Mapping[str, Any]) -> Record:
+  """The texts of one stored record."""
+  return Record(
+      id=_text(raw["id"]),
+      title=_text(raw["title"]),
+      keywords=tuple(line for line in _text(raw["keywords"]).split("\n") if line),
+      caption=_text(raw["caption"]),
+      label=int(raw["label"]),
+  )
+
+
+def _text(value: str | bytes) -> str:
+  return value.decode("utf-8") if isinstance(value, bytes) else value
+
+
+def _check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
+  if split not in splits:
+    raise ValueError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")

@@ -1,0 +1,45 @@
+"""Repeats the evaluation of a trained model: python -m vljepa_jax.evaluate --workdir=runs/base
+
+Prints the table and writes `results.json` and `report.html` in the workdir; what the earlier `results.json` says of the
+training itself is kept.
+"""
+
+import pathlib
+
+from absl import flags
+
+from vljepa_jax import api, cli, evaluation, report
+from vljepa_jax import config as config_lib
+from vljepa_jax.errors import INPUT_ERRORS, as_user_error
+from vljepa_jax.run_log import read_metrics
+
+KEPT = ("params", "train")  # parts of the results that only the training knows
+
+
+def run(workdir: pathlib.Path) -> dict[str, object]:
+  """Evaluates the newest checkpoint, writes what there is to write, and returns the results.
+
+  Raises:
+    UserError: there is no such workdir or checkpoint, or the data set cannot be read.
+  """
+  model = api.load(workdir)
+  with as_user_error(*INPUT_ERRORS):
+    held_out = evaluation.open_held_out(model.config)
+  earlier = evaluation.read_results(workdir)
+  before = earlier["paraphrase"]["before"] if "before" in earlier.get("paraphrase", {}) else None
+  results, details = evaluation.evaluate(model, held_out, paraphrase_before=before)
+  results |= {part: earlier[part] for part in KEPT if part in earlier}
+  evaluation.write_results(workdir, results)
+  if model.config.eval.report:
+    config = config_lib.to_dict(model.config)
+    report.write_report(workdir, results, details, read_metrics(workdir), config)
+  return results
+
+
+def main() -> None:
+  print(evaluation.table(run(pathlib.Path(flags.FLAGS.workdir))))
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("workdir", "runs/base", "Folder of the run.")
+  cli.run(main)

@@ -1,0 +1,172 @@
+"""Runs the tasks over a held-out split: what `results.json` and the report are made of."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from vljepa_jax.api import Model, prepare_pictures
+from vljepa_jax.config import Config
+from vljepa_jax.data.questions import Question, QuestionMaker, Vocabulary, evaluation_questions
+from vljepa_jax.data.sources import Record, Source, open_source
+from vljepa_jax.tasks import classification, paraphrase, retrieval, vqa
+
+RESULTS = "results.json"
+SEED = 0  # of questions and triplets: the same in every run, so that runs can be compared
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """A held-out split, read once and evaluated as often as wanted.
+
+  Attributes:
+    classes: class names.
+    records: n records.
+    pictures: (n, H, W, 3) uint8, as the model sees them.
+    questions: about the pictures.
+  """
+
+  classes: tuple[str, ...]
+  records: tuple[Record, ...]
+  pictures: np.ndarray
+  questions: tuple[Question, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Details:
+  """What became of every single picture and question, for the report."""
+
+  held_out: HeldOut
+  classification: classification.Details
+  retrieval: retrieval.Details
+  vqa: list[vqa.Answer]
+  paraphrase: paraphrase.Details
+
+
+def open_held_out(config: Config) -> HeldOut:
+  """The held-out split of a recipe, with questions made of the words of the data set's training split."""
+  held_out = open_source(config.eval.dataset, config.eval.split)
+  return read_held_out(held_out, open_source(config.eval.dataset, "train"), config.data.image_size)
+
+
+def read_held_out(source: Source, train: Source, image_size: int) -> HeldOut:
+  """Reads the split `source`; `train` gives the vocabulary of the questions. ValueError if it has no record."""
+  if not len(source):
+    raise ValueError(f"the split {source.split!r} of {source.name} is empty: there is nothing to evaluate")
+  pictures = prepare_pictures([source.image(i) for i in range(len(source))], image_size)
+  maker = QuestionMaker(source.records, source.classes, Vocabulary(train.records, len(train.classes)))
+  return HeldOut(source.classes, source.records, pictures, tuple(evaluation_questions(maker, SEED)))
+
+
+def evaluate(
+    model: Model,
+    held_out: HeldOut,
+    visual: np.ndarray | None = None,
+    paraphrase_before: float | None = None,
+) -> tuple[dict[str, Any], Details]:
+  """All tasks.
+
+  Args:
+    model: to evaluate.
+    held_out: from `open_held_out`.
+    visual: (n, N, D) tokens of its pictures where a frozen X-encoder has given them already.
+    paraphrase_before: accuracy of the Y-encoder before training, from `score_paraphrase`, to stand beside the new.
+
+  Returns:
+    The parts of `results.json` that are measured here, and details.
+  """
+  visual = model.encode_image(held_out.pictures) if visual is None else visual
+  matching, class_details, retrieval_details = _score_matching(model, held_out, visual)
+  answered, answers = _score_questions(model, held_out, visual)
+  reworded, triplets = score_paraphrase(model.encode_text, held_out.records)
+  if paraphrase_before is not None:
+    reworded["before"] = paraphrase_before
+  results = {**matching, "vqa": answered, "paraphrase": reworded}
+  return results, Details(held_out, class_details, retrieval_details, answers, triplets)
+
+
+def evaluate_matching(model: Model, held_out: HeldOut, visual: np.ndarray | None = None) -> dict[str, Any]:
+  """The quick part, for use while training: classification and retrieval."""
+  visual = model.encode_image(held_out.pictures) if visual is None else visual
+  return _score_matching(model, held_out, visual)[0]
+
+
+def score_paraphrase(
+    encode_text: Callable[[Sequence[str]], np.ndarray], records: Sequence[Record]
+) -> tuple[dict[str, Any], paraphrase.Details]:
+  """The triplet task of a text encoder (n texts -> (n, E) of unit length) alone."""
+  triplets = paraphrase.make_triplets(
+      [r.caption for r in records], [r.title for r in records], [r.label for r in records], SEED)
+  if not triplets:
+    raise ValueError("no class of the held-out split has two captions with different words, so there is no triplet")
+  return paraphrase.score(encode_text(paraphrase.triplet_texts(triplets)), triplets)
+
+
+def _score_matching(model, held_out, visual):
+  labels = np.array([record.label for record in held_out.records])
+  pred = model.predict(visual)
+  classes, class_details = classification.score(pred, model.encode_labels(held_out.classes), labels, held_out.classes)
+  texts, own = retrieval.distinct_texts([record.caption for record in held_out.records])
+  recalls, retrieval_details = retrieval.score(pred, model.encode_text(texts), texts, own)
+  return {"classification": classes, **recalls}, class_details, retrieval_details
+
+
+def _score_questions(model, held_out, visual):
+  questions = held_out.questions
+  texts = tuple(dict.fromkeys(text for question in questions for text in question.candidates))
+  size = model.config.eval.batch_size
+  pred = np.concatenate([  # in batches: the visual tokens of a picture are repeated for every question
+      model.predict(visual[[question.record for question in batch]], [question.query for question in batch])
+      for batch in (questions[i:i + size] for i in range(0, len(questions), size))])
+  return vqa.score(pred, model.encode_text(texts), texts, questions)
+
+
+def table(results: dict[str, Any]) -> str:
+  """The results as lines of text, in per cent, chance beside them."""
+  rows = [("", "result", "chance", "majority", "of")]
+  classes = results["classification"]
+  rows.append(_row("class top-1", classes, "top1", "chance", f"{classes['classes']} classes"))
+  rows.append(_row("class top-5", classes, "top5", "chance_top5", f"{classes['classes']} classes"))
+  for way, name, pool in (
+      ("image_to_text", "image -> text", "captions"), ("text_to_image", "text -> image", "pictures")):
+    for k, chance in (("r1", "chance"), ("r5", "chance_r5"), ("r10", "chance_r10")):
+      rows.append(_row(f"{name} R@{k[1:]}", results[way], k, chance, f"{results[way]['pool']} {pool}"))
+  answered = results["vqa"]
+  rows.append(_row("questions", answered, "accuracy", "chance", f"{answered['questions']} questions"))
+  for kind in question_kinds(answered):
+    rows.append(_row(f"  {kind}", answered[kind], "accuracy", "chance", f"{answered[kind]['questions']} questions"))
+  reworded = results["paraphrase"]
+  rows.append(_row("paraphrase", reworded, "accuracy", "chance", f"{reworded['triplets']} triplets"))
+  if "before" in reworded:
+    rows.append(_row("  before training", reworded, "before", "chance", f"{reworded['triplets']} triplets"))
+  widths = [max(len(row[i]) for row in rows) for i in range(5)]
+  return "\n".join(
+      "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4]]).rstrip()
+      for row in rows)
+
+
+def question_kinds(answered: dict[str, Any]) -> list[str]:
+  """The kinds of questions in the "vqa" part of the results."""
+  return [key for key, value in answered.items() if isinstance(value, dict)]
+
+
+def _row(name, numbers, key, chance, of):
+  majority = f"{100 * numbers['majority']:.1f}" if key in ("top1", "accuracy") and "majority" in numbers else ""
+  return name, f"{100 * numbers[key]:.1f}", f"{100 * numbers[chance]:.1f}", majority, of
+
+
+def write_results(workdir: pathlib.Path, results: dict[str, Any]) -> None:
+  """Writes `results.json`; whole or not at all, so that a full disk leaves the earlier one."""
+  path = pathlib.Path(workdir) / RESULTS
+  partial = path.with_suffix(".partial")
+  partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+  partial.replace(path)
+
+
+def read_results(workdir: pathlib.Path) -> dict[str, Any]:
+  """The earlier `results.json`; empty if there is none."""
+  path = pathlib.Path(workdir) / RESULTS
+  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

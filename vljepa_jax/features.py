@@ -1,0 +1,151 @@
+"""Tokens of a frozen X-encoder, computed once for some fixed views of every picture and kept in a file."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+import dataclasses
+import hashlib
+import itertools
+import pathlib
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from vljepa_jax.data.augment import Augment, view
+from vljepa_jax.data.sources import Source
+
+FOLDER = "features"
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+  """The views of a picture that are encoded.
+
+  Attributes:
+    count: views of each picture.
+    image_size: side of a view.
+    frames: how often it is repeated along time.
+    augment: how far a view may stray.
+    seed: of the views.
+  """
+
+  count: int
+  image_size: int
+  frames: int
+  augment: Augment
+  seed: int
+
+
+def cached_features(
+    folder: pathlib.Path,
+    sources: Mapping[str, Source],
+    views: Views,
+    params: Any,
+    encoder: Any,
+    encode: Callable[[np.ndarray], jax.Array],
+    batch_size: int,
+    report: Callable[[int, int], None],
+) -> dict[str, np.ndarray]:
+  """The tokens of all views of all pictures of some sources, from the files that hold just these, or made anew.
+
+  Args:
+    folder: of the cache; files that do not fit this run any more are deleted.
+    sources: pictures, by name.
+    views: of each.
+    params: of the X-encoder.
+    encoder: its config.
+    encode: (batch_size, T, H, W, 3) uint8 -> (batch_size, N, D).
+    batch_size: pictures at a time.
+    report: called with the number of views done and to do.
+
+  Returns:
+    By name of the source, (records, views, N, D) float16, memory-mapped.
+
+  Raises:
+    OSError: a file cannot be written; nothing is left of it.
+  """
+  weights = hash_params(params)
+  paths = {name: folder / f"{cache_key(source, views, weights, encoder)}.npy" for name, source in sources.items()}
+  if jax.process_index() == 0:
+    _remove_others(folder, paths.values())
+  for name, path in paths.items():
+    if not path.exists():
+      rows = _encoded(sources[name], views, encode, batch_size, report)
+      _write(path, rows, (len(sources[name]), views.count))
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("feature cache is written")
+  return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+
+
+def hash_params(params: Any) -> str:
+  """A hash of names and values of parameters."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+  return digest.hexdigest()
+
+
+def cache_key(source: Source, views: Views, weights: str, encoder: Any) -> str:
+  """A hash of all that the tokens depend on."""
+  parts = (source.name, source.split, source.records, views, weights, encoder)
+  return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:20]
+
+
+def _remove_others(folder: pathlib.Path, keep: Collection[pathlib.Path]) -> None:
+  for path in folder.glob("*.npy"):
+    if path not in keep:
+      path.unlink()
+
+
+def _encoded(source, views, encode, batch_size, report) -> Iterator[np.ndarray]:
+  """Tokens (<= batch_size, N, D) float16 of view 0, 1, ... of picture 0, then of picture 1, ..."""
+  total = len(source) * views.count
+  pictures = _pictures(source, views)
+  waiting = None
+  for start in range(0, total, batch_size):
+    rows = np.stack(list(itertools.islice(pictures, batch_size)))
+    rows = np.repeat(rows[:, None], views.frames, axis=1)
+    pads = np.repeat(rows[-1:], batch_size - len(rows), axis=0)  # one compiled shape
+    tokens = encode(np.concatenate([rows, pads]))
+    if waiting is not None:  # the device works on this batch while the next one is decoded
+      yield _to_float16(*waiting)
+    waiting = tokens, len(rows)
+    report(start, total)
+  yield _to_float16(*waiting)
+  report(total, total)
+
+
+def _to_float16(tokens: jax.Array, count: int) -> np.ndarray:
+  tokens = np.asarray(jax.device_get(tokens)[:count])
+  if not np.abs(tokens).max() <= np.finfo(np.float16).max:
+    raise ValueError("the X-encoder's tokens do not fit float16; set config.data.feature_views to 0")
+  return tokens.astype(np.float16)
+
+
+def _pictures(source: Source, views: Views) -> Iterator[np.ndarray]:
+  for record in range(len(source)):
+    image = source.image(record)
+    for number in range(views.count):
+      yield view(image, views.image_size, views.augment, views.seed, record, number)
+
+
+def _write(path: pathlib.Path, rows: Iterator[np.ndarray], shape: tuple[int, int]) -> None:
+  """Writes an .npy file piece by piece: through a memory map, a full disk would kill the process.
+
+  Every host runs through `rows`, whose encoder is one program of all hosts; the first one writes.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix(f".partial{jax.process_index()}")
+  try:
+    with partial.open("wb") as file:
+      for piece in rows:
+        if file.tell() == 0:
+          header = {"descr": "<f2", "fortran_order": False, "shape": (*shape, *piece.shape[1:])}
+          np.lib.format.write_array_header_1_0(file, header)
+        if jax.process_index() == 0:
+          file.write(piece.tobytes())
+    if jax.process_index() == 0:
+      partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)

@@ -1,0 +1,31 @@
+"""Trains: python -m vljepa_jax.main --config=configs/base.py [--workdir=runs/NAME] [--config.train.steps=400 ...].
+
+Kept short on purpose: what a run does can be imported from `train` and tested. Processes that load data import this
+file again, so JAX is imported only once it runs.
+"""
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from vljepa_jax import cli
+from vljepa_jax.errors import UserError, as_user_error
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: FILE or FILE:VARIANT.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<config.name> by default.")
+
+
+def main() -> None:
+  if _CONFIG.value is None:
+    raise UserError("give a recipe: --config=configs/base.py")
+  from vljepa_jax import config as config_lib
+  from vljepa_jax import train
+
+  with as_user_error(OSError):  # config_flags tells of a missing file only when the config is read
+    config = config_lib.parse(_CONFIG.value)
+  train.run(config, pathlib.Path(_WORKDIR.value or f"runs/{config.name}"))
+
+
+if __name__ == "__main__":
+  cli.run(main)

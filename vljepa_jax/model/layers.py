@@ -1,0 +1,229 @@
+"""Blocks that every tower shares.
+
+Shape letters used throughout the code:
+  B batch, T frames, H W pixels, N visual tokens, Q query tokens, L target tokens, S any sequence,
+  D model width, F MLP width, K heads, G key-value heads, h head width, E shared embedding width.
+"""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+import flax.linen as nn
+from flax.linen.spmd import RulesFallback
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Weights far below any real logit, but finite: a row with no key left gives a mean, not a NaN.
+MASKED_LOGIT = -1e30
+
+REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+normal_init = nn.initializers.normal(0.02)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+  """Pins an activation to the mesh axes of its logical names; raises on a name that has no rule.
+
+  Outside of `nn.logical_axis_rules` (a notebook, a unit test) it is the identity.
+  """
+  if not nn.get_logical_axis_rules():
+    return x
+  return nn.with_logical_constraint(x, names, fallback=RulesFallback.RAISE_ERROR)
+
+
+def param_axes(init: Callable[..., jax.Array], *names: str | None) -> Callable[..., Any]:
+  """Gives an initialiser the logical axis names of the weight it makes."""
+  return nn.with_logical_partitioning(init, names)
+
+
+class Linear(nn.Module):
+  """Dense layer on the last axis, as one 2-D matmul (XLA:CPU runs batched ones 1.5 times slower).
+
+  Attributes:
+    features: output width.
+    axes: logical names of the kernel's (input, output) axes.
+  """
+
+  features: int
+  axes: tuple[str | None, str | None]
+  use_bias: bool = True
+  dtype: str = "float32"
+  kernel_init: Callable[..., jax.Array] = normal_init
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:  # (..., in) -> (..., features)
+    kernel = self.param("kernel", param_axes(self.kernel_init, *self.axes), (x.shape[-1], self.features))
+    flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+    y = flat @ kernel.astype(self.dtype)
+    if self.use_bias:
+      y += self.param("bias", param_axes(nn.initializers.zeros, self.axes[1]), (self.features,)).astype(self.dtype)
+    return y.reshape(*x.shape[:-1], self.features)
+
+
+class Embed(nn.Module):
+  """Table of vectors. Rows are taken before the cast, so that a large table is never copied whole.
+
+  Attributes:
+    axes: logical names of the table's (row, feature) axes.
+  """
+
+  rows: int
+  features: int
+  axes: tuple[str | None, str | None] = ("vocab", "embed")
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, ids: jax.Array) -> jax.Array:  # (...) int32 -> (..., features)
+    table = self.param("embedding", param_axes(normal_init, *self.axes), (self.rows, self.features))
+    return jnp.take(table, ids, axis=0).astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+  """Root-mean-square norm in float32.
+
+  Attributes:
+    unit_offset: the stored weight is the distance from one (Gemma), not the scale itself (Llama).
+  """
+
+  eps: float
+  unit_offset: bool = False
+  axis: str = "norm"
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
+    scale = self.param("scale", param_axes(init, self.axis), (x.shape[-1],)) + float(self.unit_offset)
+    x32 = x.astype(jnp.float32)
+    rms = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
+    return (x32 * rms * scale).astype(x.dtype)
+
+
+def layer_norm(eps: float, name: str) -> nn.LayerNorm:
+  """LayerNorm with two-pass variance in float32, so that it agrees with the reference to 1e-6."""
+  return nn.LayerNorm(
+      epsilon=eps,
+      use_fast_variance=False,
+      scale_init=param_axes(nn.initializers.ones, "norm"),
+      bias_init=param_axes(nn.initializers.zeros, "norm"),
+      dtype=jnp.float32,
+      name=name,
+  )
+
+
+def rope_frequencies(head_width: int, theta: float, llama3: tuple[float, float, float, int] | None = None) -> np.ndarray:
+  """Angular frequency of each rotary pair, (h / 2,) float32.
+
+  Args:
+    llama3: (factor, low_freq_factor, high_freq_factor, original_positions) of Llama 3's long-context
+      scaling: slow pairs are slowed by `factor`, fast ones kept, those between interpolated.
+  """
+  freq = theta ** (-np.arange(0, head_width, 2, dtype=np.float64) / head_width)
+  if llama3 is not None:
+    factor, low, high, original = llama3
+    wavelength = 2 * math.pi / freq
+    blend = np.clip((original / wavelength - low) / (high - low), 0.0, 1.0)
+    freq = (1 - blend) * freq / factor + blend * freq
+  return freq.astype(np.float32)
+
+
+def rope_tables(length: int, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
+  """Cosine and sine of positions 0..length-1, each (S, h / 2), float32: bfloat16 rounds 257 to 256."""
+  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+  """Rotates pairs (i, i + h/2), the layout of Hugging Face weights. x: (B, S, K, h); cos, sin: (S, h / 2)."""
+  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  cos, sin = cos[:, None, :], sin[:, None, :]
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, scale: float) -> jax.Array:
+  """Softmax attention with grouped keys; softmax in float32.
+
+  Args:
+    q: (B, S, K, h).
+    k: (B, M, G, h) with G dividing K; query head i reads key head i // (K / G).
+    v: like k.
+    mask: bool, broadcastable to (B, S, M), True where a query may look; None looks everywhere.
+
+  Returns:
+    (B, S, K, h).
+  """
+  batch, length, heads, width = q.shape
+  groups = k.shape[2]
+  q = q.reshape(batch, length, groups, heads // groups, width)
+  logits = jnp.einsum("bsgrh,bmgh->bgrsm", q, k, preferred_element_type=jnp.float32) * scale
+  if mask is not None:
+    logits = jnp.where(mask[:, None, None], logits, MASKED_LOGIT)
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  return jnp.einsum("bgrsm,bmgh->bsgrh", weights, v).reshape(batch, length, heads, width)
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+  """Mean over real tokens, float32. x: (B, S, D), mask: (B, S) True = real -> (B, D).
+
+  Pads are dropped by `where`, so that whatever stands there, a NaN too, cannot leak in.
+  """
+  total = jnp.sum(jnp.where(mask[..., None], x.astype(jnp.float32), 0.0), axis=1)
+  return total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """Scales the last axis to length one, in float32; a zero vector stays zero and has a zero gradient."""
+  x = x.astype(jnp.float32)
+  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+def run_layers(
+    block_class: type[nn.Module],
+    fields: dict[str, Any],
+    num_layers: int,
+    x: jax.Array,
+    *shared: Any,
+    per_layer: jax.Array | None = None,
+    scan: bool,
+    remat: str | None,
+) -> jax.Array:
+  """Applies a stack of equal blocks; call it inside a compact method of the tower.
+
+  Args:
+    block_class: module whose call is (x, *shared[, row]) -> x.
+    fields: attributes of each block.
+    num_layers: how many.
+    x: (B, S, D).
+    *shared: arguments that every block gets after x.
+    per_layer: (num_layers, ...) whose i-th row block i gets as its last argument.
+    scan: one compiled block, weights stacked on a leading "layers" axis under `layers`; otherwise
+      unrolled under `layers_0`, `layers_1`, ...
+    remat: a key of REMAT_POLICIES, or None to keep every activation.
+
+  Returns:
+    (B, S, D).
+  """
+  if remat is not None:
+    block_class = nn.remat(block_class, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+  extra = lambda row: () if per_layer is None else (row,)
+  if not scan:
+    for i in range(num_layers):
+      row = None if per_layer is None else per_layer[i]
+      x = block_class(**fields, name=f"layers_{i}")(x, *shared, *extra(row))
+    return x
+
+  def body(block, carry, row):
+    return block(carry, *shared, *extra(row)), None
+
+  scanned = nn.scan(
+      body,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      length=num_layers,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+  )
+  return scanned(block_class(**fields, name="layers"), x, per_layer)[0]

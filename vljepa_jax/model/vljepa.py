@@ -1,0 +1,81 @@
+"""VL-JEPA: predict the embedding of the answer from the picture and the question (paper.md 1)."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vljepa_jax.model import presets
+from vljepa_jax.model.layers import constrain, param_axes, unit
+from vljepa_jax.model.predictor import Predictor
+from vljepa_jax.model.text import YEncoder
+from vljepa_jax.model.vision import MobileNetV2, VJepa2
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INITIAL_LOG_SCALE = 2.6592600369327783  # ln(1 / 0.07)
+
+
+@dataclasses.dataclass(frozen=True)
+class VLJepaConfig:
+  """The three towers and the width E of the space they share."""
+
+  x_encoder: presets.XEncoderConfig
+  predictor: presets.PredictorConfig
+  y_encoder: presets.YEncoderConfig
+  embed_width: int = 1536
+  y_head: bool = True
+
+
+class VLJepa(nn.Module):
+  """All parts under one parameter tree: x_encoder, predictor, y_encoder, log_scale."""
+
+  config: VLJepaConfig
+
+  def setup(self):
+    c = self.config
+    vision = VJepa2 if isinstance(c.x_encoder, presets.VJepa2Config) else MobileNetV2
+    self.x_encoder = vision(c.x_encoder)
+    self.predictor = Predictor(c.predictor, c.embed_width)
+    self.y_encoder = YEncoder(c.y_encoder, c.embed_width if c.y_head else None)
+    self.log_scale = self.param("log_scale", param_axes(nn.initializers.constant(INITIAL_LOG_SCALE)), ())
+
+  def encode_video(self, video: jax.Array) -> jax.Array:
+    """Visual tokens (B, N, D) of frames (B, T, H, W, 3), uint8; ImageNet mean and std."""
+    frames = video.astype(jnp.float32) / 255.0
+    frames = (frames - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+    return self.x_encoder(constrain(frames, "act_batch", None, None, None, None))
+
+  def predict(
+      self, visual: jax.Array, query: jax.Array, query_mask: jax.Array, deterministic: bool = True
+  ) -> jax.Array:
+    """Embedding of the answer, (B, E) of unit length.
+
+    Args:
+      visual: (B, N, D) tokens from `encode_video`.
+      query: (B, Q) token ids; Q may be 0.
+      query_mask: (B, Q), True = real token. A row without any is a query-free prediction.
+      deterministic: no dropout.
+    """
+    return unit(self.predictor(visual, query, query_mask, deterministic))
+
+  def encode_text(self, target: jax.Array, target_mask: jax.Array, deterministic: bool = True) -> jax.Array:
+    """Embedding of a text, (B, E) of unit length. target: (B, L) token ids; target_mask: True = real token."""
+    return unit(self.y_encoder(target, target_mask, deterministic))
+
+  def __call__(self, batch: dict[str, jax.Array], deterministic: bool = True) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One training pass.
+
+    Args:
+      batch: `video` (B, T, H, W, 3) uint8, or in its place `visual` (B, N, D), the tokens that a frozen
+        X-encoder gave earlier; `query`, `query_mask` (B, Q); `target`, `target_mask` (B, L).
+      deterministic: no dropout.
+
+    Returns:
+      pred_embed (B, E), target_embed (B, E), log_scale ().
+    """
+    visual = batch["visual"] if "visual" in batch else self.encode_video(batch["video"])
+    pred = self.predict(visual, batch["query"], batch["query_mask"], deterministic)
+    target = self.encode_text(batch["target"], batch["target_mask"], deterministic)
+    return constrain(pred, "act_batch", "act_joint"), constrain(target, "act_batch", "act_joint"), self.log_scale

@@ -1,0 +1,88 @@
+"""The parts of a run that hold no data: model, mesh, optimizer, and the shape and place of every array."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import NamedSharding
+import optax
+
+from vljepa_jax import optim, sharding, step
+from vljepa_jax.config import Config, model_config
+from vljepa_jax.model.vljepa import VLJepa
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What `make_parts` builds.
+
+  Attributes:
+    init: key -> boxed parameters.
+    shapes: of the unboxed parameters.
+    labels: the optimizer group of every parameter.
+    frozen: True where a parameter never changes.
+    shardings: of the train state.
+    state: the train state as ShapeDtypeStructs with these shardings.
+    rows: sharding of batches.
+    whole: a copy on every device.
+  """
+
+  model: VLJepa
+  mesh: jax.sharding.Mesh
+  tx: optax.GradientTransformation
+  init: Callable[[jax.Array], Any]
+  shapes: Any
+  labels: Any
+  frozen: Any
+  shardings: step.TrainState
+  state: step.TrainState
+  rows: NamedSharding
+  whole: NamedSharding
+
+
+def make_parts(config: Config, devices: list[jax.Device] | None = None) -> Parts:
+  """Builds the parts; nothing is allocated. UserError where the config does not fit itself or the devices."""
+  rules = config.mesh.rules
+  mesh = sharding.make_mesh(config.mesh, devices)
+  sharding.check_batch_size(config.train.batch_size, mesh)
+  model = VLJepa(model_config(config.model))
+  batch = step.abstract_batch(
+      config.train.batch_size, config.data.frames, config.data.image_size, config.tokenizers.query_length,
+      config.tokenizers.target_length)
+  init = functools.partial(step.init_params, model, batch)
+  with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+    boxed = jax.eval_shape(init, jax.random.key(0))
+  shapes = sharding.unbox(boxed)
+  labels = optim.label_params(shapes, config.optim.groups)
+  frozen = optim.frozen_mask(labels)
+  tx = optim.make_optimizer(config.optim, config.train.steps, shapes)
+  shardings = step.state_shardings(boxed, tx, mesh, rules, frozen, bool(config.optim.ema))
+  state = jax.eval_shape(lambda params: first_state(config, tx, frozen, params), shapes)
+  return Parts(
+      model=model,
+      mesh=mesh,
+      tx=tx,
+      init=init,
+      shapes=shapes,
+      labels=labels,
+      frozen=frozen,
+      shardings=shardings,
+      state=sharding.with_shardings(state, shardings),
+      rows=sharding.batch_sharding(mesh, rules),
+      whole=sharding.replicated(mesh),
+  )
+
+
+def first_state(config: Config, tx: optax.GradientTransformation, frozen: Any, params: Any) -> step.TrainState:
+  """The state before the first step, of these parameters."""
+  return step.init_state(params, tx, config.seed, frozen, bool(config.optim.ema))
+
+
+def make_step(config: Config, parts: Parts) -> Callable[..., tuple[step.TrainState, dict[str, jax.Array]]]:
+  """The jitted training step; it takes over the state that it is given."""
+  schedule = optim.make_schedule(config.optim, config.train.steps)
+  train_step = step.make_train_step(parts.model, parts.tx, schedule, parts.frozen, config.optim.ema)
+  return jax.jit(train_step, out_shardings=(parts.shardings, parts.whole), donate_argnums=0)

@@ -1,0 +1,116 @@
+"""Device mesh, and where every array of a run lies on it."""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+
+from vljepa_jax.config import Mesh
+from vljepa_jax.errors import UserError
+from vljepa_jax.optim import path_name
+
+AXES = ("data", "fsdp")
+
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+
+def make_mesh(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+  """Mesh with axes `data` and `fsdp` over all devices, or those given; one size may be -1 (the rest)."""
+  devices = jax.devices() if devices is None else devices
+  sizes = [config.data, config.fsdp]
+  if sizes.count(-1) == 1:
+    sizes[sizes.index(-1)] = len(devices) // -math.prod(sizes)
+  if min(sizes) < 1 or math.prod(sizes) != len(devices):
+    raise UserError(
+        f"config.mesh data={config.data} fsdp={config.fsdp} does not fit {len(devices)} device(s); "
+        "the product must be the number of devices, and one of them may be -1")
+  # Linen's logical constraints are written for Auto axes; make_mesh would give Explicit ones.
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
+  """UserError where a global batch cannot be dealt out evenly over the mesh."""
+  if batch_size % mesh.size:
+    raise UserError(
+        f"config.train.batch_size {batch_size} must be a multiple of the {mesh.size} devices of the mesh")
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """A whole copy on every device."""
+  return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: jax.sharding.Mesh, rules: Rules) -> NamedSharding:
+  """Rows of a batch over the mesh axes of `act_batch`."""
+  return nn.logical_to_mesh_sharding(P("act_batch"), mesh, rules)
+
+
+def unbox(boxed: Any) -> Any:
+  """Parameters without their logical names.
+
+  Unlike `flax.linen.unbox` it adds no sharding constraint, which fails on shapes once a mesh is set.
+  """
+  named = lambda x: isinstance(x, nn.meta.AxisMetadata)
+  return jax.tree.map(lambda x: x.value if named(x) else x, boxed, is_leaf=named)
+
+
+def param_shardings(boxed: Any, mesh: jax.sharding.Mesh, rules: Rules) -> Any:
+  """Sharding of every parameter from the logical axis names that its module gave it.
+
+  Args:
+    boxed: abstract parameters as `model.init` returns them, names included.
+
+  Raises:
+    UserError: a name without a rule (which flax would silently replicate), or a size that does not divide.
+  """
+  specs = nn.get_partition_spec(boxed)
+  known = {name for name, _ in rules}
+
+  def sharding(path, spec, shape):
+    for name in spec:
+      if name is not None and name not in known:
+        raise UserError(f"config.mesh.rules has no entry for {name!r}, an axis of {path_name(path)!r}")
+    placed = nn.logical_to_mesh_sharding(spec, mesh, rules)
+    for size, axes in zip(shape.shape, placed.spec):
+      parts = math.prod(mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes or ()))
+      if size % parts:
+        raise UserError(f"{path_name(path)!r} {shape.shape} does not divide over the mesh by {placed.spec}")
+    return placed
+
+  return jax.tree_util.tree_map_with_path(sharding, specs, unbox(boxed), is_leaf=lambda x: isinstance(x, P))
+
+
+def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Moments lie as their parameters do, counters everywhere.
+
+  Without this, `jit(tx.init)` would replicate the moments.
+
+  Args:
+    params: unboxed abstract parameters.
+    shardings: of the parameters.
+  """
+  hole = lambda x: isinstance(x, optax.MaskedNode)  # what `optax.partition` leaves for other groups' parameters
+  return optax.tree.map_params(
+      tx,
+      lambda leaf, sharding: leaf if hole(leaf) else sharding,
+      jax.eval_shape(tx.init, params),
+      shardings,
+      transform_non_params=lambda _: replicated(mesh),
+      is_leaf=hole,
+  )
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+  """ShapeDtypeStructs that also say where they lie."""
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+  """Global arrays from the rows that this process holds."""
+  return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

@@ -1,0 +1,65 @@
+"""Where a run starts from."""
+
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import jax
+
+from vljepa_jax import checkpoint, parts as parts_lib, sharding, weights
+from vljepa_jax.config import Config
+from vljepa_jax.errors import INPUT_ERRORS, as_user_error
+from vljepa_jax.parts import Parts
+from vljepa_jax.step import TrainState
+
+TOWERS = ("x_encoder", "predictor", "y_encoder")
+
+
+def start(
+    config: Config, parts: Parts, checkpoints: checkpoint.Checkpoints
+) -> tuple[TrainState, dict[str, Any] | None, str]:
+  """The train state, the position of the input (None at its beginning), and where they are from, in words."""
+  # What a parameter starts from, the first that there is:
+  # 1. the newest checkpoint of this workdir, with the optimizer and the input position: the run goes on;
+  # 2. config.init_from, the parameters of another run;
+  # 3. the pretrained weights that the config names for its tower, or what follows from them (heads, token table);
+  # 4. the seed.
+  if checkpoints.latest_step is not None:
+    state, data = checkpoints.restore(parts.state)
+    return state, data, f"going on after step {checkpoints.latest_step}"
+  if config.init_from:
+    path = checkpoint.find_checkpoint(pathlib.Path(config.init_from))
+    params = checkpoint.load_params(path, sharding.with_shardings(parts.shapes, parts.shardings.params))
+    origin = f"starting from the parameters of {path}"
+  else:
+    params = pretrained_params(config, parts)
+    origin = f"starting from seed {config.seed} and the pretrained weights"
+  make_state = lambda params: parts_lib.first_state(config, parts.tx, parts.frozen, params)
+  return jax.jit(make_state, out_shardings=parts.shardings)(params), None, origin
+
+
+def pretrained_params(config: Config, parts: Parts) -> Any:
+  """Parameters from the seed, with those that the config wants from elsewhere put in their place."""
+  placed = parts.shardings.params
+  init = lambda key: sharding.unbox(parts.init(key))
+  params = jax.jit(init, out_shardings=placed)(jax.random.key(config.seed))
+  towers = parts.model.config
+  with as_user_error(*INPUT_ERRORS):
+    for name in TOWERS:
+      spec = getattr(config.model, name).weights
+      if spec:
+        loaded = weights.load_tower(spec, getattr(towers, name), parts.shapes[name])
+        params = params | {name: _replaced(params[name], loaded, placed[name])}
+    if config.model.y_head:
+      params = weights.init_y_head(config.model.y_head_init, params)
+    if config.model.token_init == "y_encoder":
+      params = weights.copy_token_table(params)
+  return jax.device_put(params, placed)
+
+
+def _replaced(params: Any, loaded: Any, placed: Any) -> Any:
+  """`params` with the leaves of `loaded`, which may be fewer, each put where it belongs."""
+  flat, places = traverse_util.flatten_dict(params), traverse_util.flatten_dict(placed)
+  for path, value in traverse_util.flatten_dict(loaded).items():
+    flat[path] = jax.device_put(value, places[path])
+  return traverse_util.unflatten_dict(flat)

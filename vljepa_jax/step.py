@@ -1,0 +1,150 @@
+"""Train state and the pure step: (state, batch) -> (state, metrics)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from vljepa_jax import loss, sharding
+from vljepa_jax.model.vljepa import VLJepa
+
+Batch = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step reads and writes; saved as one.
+
+  Attributes:
+    step: () int32, steps done.
+    params: unboxed parameters.
+    opt_state: of the optimizer.
+    rng: key data of the dropout key, uint32; the key of a step is folded from it and `step`.
+    ema: averaged trainable parameters, None at frozen ones; None if the run keeps no average.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: optax.OptState
+  rng: jax.Array
+  ema: Any
+
+
+def abstract_batch(
+    batch_size: int, frames: int, image_size: int, query_length: int, target_length: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a global training batch that holds pictures, enough to build every parameter."""
+  tokens = lambda length, dtype: jax.ShapeDtypeStruct((batch_size, length), dtype)
+  return {
+      "video": jax.ShapeDtypeStruct((batch_size, frames, image_size, image_size, 3), jnp.uint8),
+      "query": tokens(query_length, jnp.int32),
+      "query_mask": tokens(query_length, jnp.bool),
+      "target": tokens(target_length, jnp.int32),
+      "target_mask": tokens(target_length, jnp.bool),
+      "target_id": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+  }
+
+
+def init_params(model: VLJepa, batch: dict[str, jax.ShapeDtypeStruct], rng: jax.Array) -> Any:
+  """Boxed parameters from a seed. The forward pass is dead code that `jit` drops, so a huge batch costs nothing."""
+  zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
+  return model.init(rng, zeros)["params"]
+
+
+def init_state(params: Any, tx: optax.GradientTransformation, seed: int, frozen: Any, keep_ema: bool) -> TrainState:
+  """The state before the first step.
+
+  Args:
+    params: unboxed, from `init_params`, pretrained weights already in place.
+    frozen: tree of bools.
+    keep_ema: average the trainable parameters.
+  """
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=tx.init(params),
+      rng=jax.random.key_data(jax.random.key(seed)),
+      ema=without_frozen(jax.tree.map(jnp.copy, params), frozen) if keep_ema else None,
+  )
+
+
+def state_shardings(
+    boxed: Any, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, rules: sharding.Rules, frozen: Any,
+    keep_ema: bool,
+) -> TrainState:
+  """NamedSharding of every leaf of the state, found without allocating.
+
+  Args:
+    boxed: abstract parameters with their logical names, `eval_shape` of `init_params`.
+  """
+  params = sharding.param_shardings(boxed, mesh, rules)
+  whole = sharding.replicated(mesh)
+  return TrainState(
+      step=whole,
+      params=params,
+      opt_state=sharding.opt_state_shardings(tx, sharding.unbox(boxed), params, mesh),
+      rng=whole,
+      ema=without_frozen(params, frozen) if keep_ema else None,
+  )
+
+
+def without_frozen(tree: Any, frozen: Any) -> Any:
+  """`tree` with None in place of frozen leaves."""
+  return jax.tree.map(lambda x, skip: None if skip else x, tree, frozen)
+
+
+def average(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
+  """Moves the averaged parameters towards `params`; early steps count more: decay min(decay, (1 + t) / (10 + t))."""
+  decay = jnp.minimum(decay, (1 + step) / (10 + step))
+  move = lambda old, new: None if old is None else old + (1 - decay).astype(old.dtype) * (new - old)
+  return jax.tree.map(move, ema, params, is_leaf=lambda x: x is None)
+
+
+def averaged_params(params: Any, ema: Any) -> Any:
+  """The parameters to evaluate and export: averaged ones where there are any."""
+  if ema is None:
+    return params
+  return jax.tree.map(lambda old, new: new if old is None else old, ema, params, is_leaf=lambda x: x is None)
+
+
+def make_train_step(
+    model: VLJepa, tx: optax.GradientTransformation, schedule: optax.Schedule, frozen: Any, ema_decay: float
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+  """The training step; pure, to be jitted with a donated state.
+
+  Args:
+    model: the Linen module.
+    tx: from `optim.make_optimizer`.
+    schedule: only to report the learning rate.
+    frozen: tree of bools; the backward pass of these parameters is never built.
+    ema_decay: 0 keeps no average.
+  """
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    dropout = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+
+    def loss_fn(params):
+      params = jax.tree.map(lambda p, skip: jax.lax.stop_gradient(p) if skip else p, params, frozen)
+      outputs = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": dropout})
+      return loss.info_nce(*outputs, batch["target_id"])
+
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    # Frozen leaves are passed on as they are: adding zero would turn -0.0 into 0.0.
+    params = jax.tree.map(lambda p, u, skip: p if skip else p + u, state.params, updates, frozen)
+    # Held at the clamp, not beyond it, where the loss has no gradient to bring it back.
+    params = {**params, "log_scale": jnp.minimum(params["log_scale"], loss.MAX_LOG_SCALE)}
+    new_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        rng=state.rng,
+        ema=average(state.ema, params, state.step, ema_decay) if ema_decay else None,
+    )
+    metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": schedule(state.step)}
+    return new_state, metrics
+
+  return train_step

@@ -1,0 +1,273 @@
+"""A training run: build, start or resume, loop, save, evaluate, report. The only stateful file."""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+import flax.linen as nn
+import grain
+import jax
+import numpy as np
+
+from vljepa_jax import config as config_lib
+from vljepa_jax import evaluation, features, progress, report, run_log, sharding, start, step
+from vljepa_jax.api import Model
+from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
+from vljepa_jax.config import Config
+from vljepa_jax.data import augment, pipeline, text
+from vljepa_jax.data.sources import Source, open_source
+from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
+from vljepa_jax.interrupt import stop_on_signals
+from vljepa_jax.model.vljepa import VLJepa
+from vljepa_jax.parts import Parts, make_parts, make_step
+from vljepa_jax.progress import say
+from vljepa_jax.weights import resolve
+
+FEATURE_BATCH = 32  # pictures per device at a time when the feature cache is made
+
+
+def run(config: Config, workdir: pathlib.Path) -> None:
+  """Trains until `config.train.steps`, from wherever the workdir stands, then evaluates and reports.
+
+  Args:
+    config: the recipe.
+    workdir: made if absent; a workdir of another run is refused.
+
+  Raises:
+    UserError: something that the caller can put right.
+  """
+  with as_user_error(*INPUT_ERRORS):
+    parts = make_parts(config)
+    prepare_workdir(config, workdir)
+    if is_finished(config, workdir):
+      say(f"{workdir} is finished after {config.train.steps:,} steps")
+      return finish(workdir, evaluation.read_results(workdir))
+    sources = {s.dataset: open_source(s.dataset, "train") for s in config.data.sources}
+    held_out = evaluation.open_held_out(config)
+  progress.print_plan(
+      config, workdir, parts.mesh, parts.shapes, parts.labels,
+      {s.name: len(sources[s.dataset]) for s in config.data.sources}, len(held_out.records))
+
+  with (
+      jax.set_mesh(parts.mesh),
+      nn.logical_axis_rules(config.mesh.rules),
+      as_user_error(OSError),
+      Checkpoints(workdir / FOLDER, config.train.keep_checkpoints) as checkpoints,
+  ):
+    state, position, origin = start.start(config, parts, checkpoints)
+    say(f"  {origin}")
+    first = int(jax.device_get(state.step))
+    with as_user_error(*INPUT_ERRORS):
+      iterator = make_iterator(config, parts, state.params, sources, held_out, workdir)
+    if position is not None:
+      iterator.set_state(position)
+    log = run_log.RunLog(workdir, first)
+    clock = progress.Clock(log.records[-1]["seconds"] if log.records else 0.0, first)
+    evaluator = Evaluator(config, parts, held_out)
+    if first == 0:
+      log.write(0, evaluator.before_training(state) | {"seconds": 0.0})
+
+    state = train(config, parts, state, iterator, checkpoints, evaluator, log, clock)
+    iterator.close()
+    checkpoints.wait()
+    if clock.steps < config.train.steps:
+      say(f"stopped after step {clock.steps}; run the same command again to go on from there")
+    else:
+      conclude(config, parts, workdir, state, evaluator, log, clock)
+    log.close()
+
+
+def train(
+    config: Config, parts: Parts, state: step.TrainState, iterator: grain.experimental.ElasticIterator,
+    checkpoints: Checkpoints, evaluator: "Evaluator", log: run_log.RunLog, clock: progress.Clock,
+) -> step.TrainState:
+  """The loop; returns early, with a checkpoint, when a signal asks it to."""
+  steps, every = config.train.steps, config.train
+  step_fn = make_step(config, parts)
+  writer = LateWriter(config, log, clock)
+  clock.resume()
+  with stop_on_signals() as stop, jax.transfer_guard("disallow"):  # only explicit copies between host and device
+    for done in range(clock.steps + 1, steps + 1):
+      batch = next(iterator)
+      batch.pop("record_id")
+      state, metrics = step_fn(state, sharding.put_batch(batch, parts.rows))
+      writer.write_waiting()  # numbers of an earlier step, now that this one is under way
+      if done % every.log_every == 0:
+        writer.wait_with(done, metrics)
+      if done % every.eval_every == 0 and done < steps:
+        jax.block_until_ready(metrics)
+        writer.write_waiting()
+        clock.tick(done)
+        log.write(done, evaluator.while_training(done, state) | {"seconds": clock.seconds})
+        clock.resume()
+      ending = done == steps or stop.requested
+      if ending or done % every.checkpoint_every == 0:
+        # The iterator has just given the batch of this step: its position belongs to this state.
+        checkpoints.save(done, state, iterator.get_state())
+      if ending:
+        break
+  jax.block_until_ready(state)
+  writer.write_waiting()
+  clock.tick(done)
+  return state
+
+
+class LateWriter:
+  """Writes the numbers of a step after the next one is dispatched, so that the device never waits for the host."""
+
+  def __init__(self, config: Config, log: run_log.RunLog, clock: progress.Clock):
+    self._config = config
+    self._log = log
+    self._clock = clock
+    self._waiting = None
+
+  def wait_with(self, done: int, metrics: dict[str, jax.Array]) -> None:
+    self._waiting = done, metrics
+
+  def write_waiting(self) -> None:
+    if self._waiting is None:
+      return
+    (done, metrics), self._waiting = self._waiting, None
+    numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not np.isfinite(numbers["loss"]):
+      raise UserError(
+          f"the loss is {numbers['loss']} at step {done}; lower config.optim.learning_rate, and see metrics.jsonl")
+    self._clock.tick(done)
+    steps_per_second = self._clock.lap()
+    numbers["samples_per_second"] = steps_per_second * self._config.train.batch_size
+    numbers["seconds"] = self._clock.seconds
+    self._log.write(done, numbers)
+    progress.print_step(done, self._config.train.steps, numbers, steps_per_second)
+
+
+class Evaluator:
+  """Evaluates the state of the run; tokens of the held-out pictures are kept when the X-encoder is frozen."""
+
+  def __init__(self, config: Config, parts: Parts, held_out: evaluation.HeldOut):
+    self._config = config
+    self._held_out = held_out
+    self._frozen = all(jax.tree.leaves(parts.frozen["x_encoder"]))
+    self._visual = None
+
+  def before_training(self, state: step.TrainState) -> dict[str, float]:
+    """Numbers for the log: where the held-out results start from."""
+    model, visual = self._model(state)
+    results = evaluation.evaluate_matching(model, self._held_out, visual)
+    progress.print_evaluation(0, results)
+    results["paraphrase"] = evaluation.score_paraphrase(model.encode_text, self._held_out.records)[0]
+    return run_log.flat_numbers(results, "eval")
+
+  def while_training(self, done: int, state: step.TrainState) -> dict[str, float]:
+    """Numbers for the log, of what is quick to measure."""
+    with jax.transfer_guard("allow"):
+      model, visual = self._model(state)
+      results = evaluation.evaluate_matching(model, self._held_out, visual)
+    progress.print_evaluation(done, results)
+    return run_log.flat_numbers(results, "eval")
+
+  def at_end(self, state: step.TrainState, before: float | None) -> tuple[dict[str, Any], evaluation.Details]:
+    """Everything; `before` is the paraphrase accuracy of the text encoder as it started."""
+    model, visual = self._model(state)
+    return evaluation.evaluate(model, self._held_out, visual, before)
+
+  def _model(self, state: step.TrainState) -> tuple[Model, np.ndarray | None]:
+    model = Model(self._config, step.averaged_params(state.params, state.ema))
+    if self._frozen and self._visual is None:
+      self._visual = model.encode_image(self._held_out.pictures)
+    return model, self._visual
+
+
+def prepare_workdir(config: Config, workdir: pathlib.Path) -> None:
+  """Makes the workdir and writes config and versions into it; UserError if it is another run's or not writable."""
+  if latest_step(workdir / FOLDER) is not None:
+    config_lib.check_same_run(config_lib.read(workdir), config, workdir)
+  if jax.process_index() == 0:
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.write(config, workdir)
+    run_log.write_versions(workdir)
+
+
+def is_finished(config: Config, workdir: pathlib.Path) -> bool:
+  """Whether all steps are done and reported."""
+  done = latest_step(workdir / FOLDER)
+  return done is not None and done >= config.train.steps and (workdir / evaluation.RESULTS).exists()
+
+
+def make_iterator(
+    config: Config, parts: Parts, params: Any, sources: Mapping[str, Source], held_out: evaluation.HeldOut,
+    workdir: pathlib.Path,
+) -> grain.experimental.ElasticIterator:
+  """The training input at its beginning."""
+  data = config.data
+  changes = augment.Augment(**dataclasses.asdict(data.augment))
+  tokens = make_features(config, parts, params, sources, workdir, changes) if data.feature_views else {}
+  return pipeline.make_train_iterator(
+      [pipeline.Stream(s.name, sources[s.dataset], s.view, s.weight, tokens.get(s.dataset)) for s in data.sources],
+      global_batch=config.train.batch_size,
+      seed=config.seed,
+      query=make_text_input(config.tokenizers.query, config.tokenizers.query_length),
+      target=make_text_input(config.tokenizers.target, config.tokenizers.target_length),
+      augment=changes,
+      image_size=data.image_size,
+      frames=data.frames,
+      held_out={record.caption for record in held_out.records},
+      shard_index=jax.process_index(),
+      shard_count=jax.process_count(),
+      workers=data.workers,
+  )
+
+
+def make_text_input(spec: str, length: int) -> text.TextInput:
+  """The tokenizer and length of one side."""
+  return text.TextInput(text.Tokenizer(spec if spec == text.BYTES else resolve(spec)), length)
+
+
+def make_features(
+    config: Config, parts: Parts, params: Any, sources: Mapping[str, Source], workdir: pathlib.Path,
+    changes: augment.Augment,
+) -> dict[str, np.ndarray]:
+  """Cached tokens of every training source, (records, views, N, D) float16, by data set."""
+  if not all(jax.tree.leaves(parts.frozen["x_encoder"])):
+    raise UserError("config.data.feature_views needs a frozen X-encoder; set it to 0, or freeze x_encoder/.*")
+  encode = jax.jit(
+      lambda params, video: parts.model.apply({"params": params}, video, method=VLJepa.encode_video),
+      out_shardings=parts.whole)
+  views = features.Views(
+      config.data.feature_views, config.data.image_size, config.data.frames, changes, config.seed)
+  return features.cached_features(
+      workdir / features.FOLDER, sources, views, params["x_encoder"], parts.model.config.x_encoder,
+      lambda video: encode(params, jax.device_put(video, parts.rows)),
+      FEATURE_BATCH * parts.mesh.size, progress.FeatureLine())
+
+
+def conclude(
+    config: Config, parts: Parts, workdir: pathlib.Path, state: step.TrainState, evaluator: Evaluator,
+    log: run_log.RunLog, clock: progress.Clock,
+) -> None:
+  """The whole evaluation, `results.json` and the report."""
+  began = time.monotonic()
+  before = log.records[0].get("eval/paraphrase/accuracy")
+  results, details = evaluator.at_end(state, before)
+  samples = clock.steps * config.train.batch_size
+  results["params"] = progress.trained_and_frozen(parts.shapes, parts.labels)
+  results["train"] = {
+      "seconds": clock.seconds, "samples": samples, "samples_per_second": samples / max(clock.seconds, 1e-9)}
+  log.write(clock.steps, run_log.flat_numbers(results, "eval"))
+  if jax.process_index() == 0:
+    evaluation.write_results(workdir, results)
+    if config.eval.report:
+      report.write_report(workdir, results, details, log.records, config_lib.to_dict(config))
+  say(f"trained {samples:,} samples in {progress.duration(clock.seconds)}, "
+      f"evaluated in {progress.duration(time.monotonic() - began)}")
+  finish(workdir, results)
+
+
+def finish(workdir: pathlib.Path, results: dict[str, Any]) -> None:
+  """The final table, and where to look."""
+  say(evaluation.table(results))
+  for name in (evaluation.RESULTS, report.REPORT):
+    if (workdir / name).exists():
+      say(f"  {os.path.join(workdir, name)}")

@@ -1,0 +1,52 @@
+"""How a table between our parameters and the tensors of a published file is written.
+
+Each family of weights has a module with
+  name_map(config) -> list[Entry]    one row per tensor, per layer (`layers_3/...`, also for a scanned tower);
+  FRESH                              regexes of our leaves that no file holds and that stay initialised;
+  IGNORED                            regexes of file names that are known and have no use here.
+Everything that neither the table nor these two name is an error when weights are loaded.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import numpy as np
+
+
+def keep(x: np.ndarray) -> np.ndarray:
+  """The same layout on both sides."""
+  return x
+
+
+def transpose(x: np.ndarray) -> np.ndarray:
+  """A matrix that PyTorch stores as (out, in) and we as (in, out), and back."""
+  return x.T
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One tensor under its two names.
+
+  Attributes:
+    ours: path below the tower, such as "backbone/layers_0/query/kernel".
+    theirs: name in the file.
+    to_ours: layout change from the file to us.
+    to_theirs: its inverse.
+  """
+
+  ours: str
+  theirs: str
+  to_ours: Callable[[np.ndarray], np.ndarray] = keep
+  to_theirs: Callable[[np.ndarray], np.ndarray] = keep
+
+
+def linear(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
+  """The rows of a dense layer: `weight` (out, in) as `kernel` (in, out), and `bias` where it has one."""
+  kernel = Entry(f"{ours}/kernel", f"{theirs}.weight", transpose, transpose)
+  return [kernel, Entry(f"{ours}/bias", f"{theirs}.bias")] if bias else [kernel]
+
+
+def norm(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
+  """The rows of a LayerNorm, or of an RMSNorm when it has no bias."""
+  scale = Entry(f"{ours}/scale", f"{theirs}.weight")
+  return [scale, Entry(f"{ours}/bias", f"{theirs}.bias")] if bias else [scale]
