@@ -47,11 +47,13 @@ def get_config(variant: str = "base") -> ConfigDict:
       y_head_init="identity",
       token_init="y_encoder",
   ))
-  config.tokenizers = ConfigDict(dict(query=MINILM, target=MINILM, query_length=24, target_length=32))
+  config.tokenizers = ConfigDict(dict(query=MINILM, target=MINILM, query_length=20, target_length=20))
   config.data = ConfigDict(dict(
       sources=(
-          dict(name="captions", dataset="openclipart", view="caption", weight=0.75),
-          dict(name="questions", dataset="openclipart", view="query", weight=0.25),
+          dict(name="captions", dataset="openclipart", view="caption", weight=0.6),
+          dict(name="what", dataset="openclipart", view="what", weight=0.05),
+          dict(name="is_there", dataset="openclipart", view="is_there", weight=0.25),
+          dict(name="which_word", dataset="openclipart", view="which_word", weight=0.1),
       ),
       frames=1,
       image_size=128,

@@ -15,10 +15,10 @@ EMA = {"optim.ema": 0.99}
 
 @pytest.fixture(scope="module")
 def single():
-  """Five steps on one device; `before` and `first` are the state before them, `compiled` what the last four compiled."""
+  """Five steps on one device: `before` is the state before and `first` after the first, `compiled` what came after."""
   trainer = tiny.Trainer(tiny.recipe(**EMA))
-  trainer.before, trainer.first, trainer.compiled = jax.device_get(trainer.state), trainer.state, []
-  trainer.run(0, 1)
+  trainer.before, trainer.compiled = jax.device_get(trainer.state), []
+  trainer.first = trainer.run(0, 1).state
 
   def count(event, duration, **_):
     if event.endswith("backend_compile_duration"):
@@ -34,7 +34,8 @@ def one_step(trainer, index, **changes):
   """The state and metrics of one step from the trainer's state, which stays as it is."""
   state = jax.device_put(jax.device_get(trainer.state.replace(**changes)), trainer.parts.shardings)
   with trainer.context():
-    return jax.device_get(trainer.step(state, sharding.put_batch(tiny.batch(index, trainer.config), trainer.parts.rows)))
+    rows = sharding.put_batch(tiny.batch(index, trainer.config), trainer.parts.rows)
+    return jax.device_get(trainer.step(state, rows))
 
 
 def groups(tree, labels):

@@ -29,7 +29,7 @@ class Checkpoints:
 
   def __init__(self, folder: pathlib.Path, keep: int):
     self._folder = pathlib.Path(folder).absolute()
-    logging.getLogger("absl").addFilter(_without_orbax_traces)
+    logging.getLogger("absl").addFilter(_without_orbax)
     self._checkpointer = ocp.training.Checkpointer(
         self._folder,
         # The train loop decides when to save: every step that it hands over is wanted.
@@ -77,8 +77,7 @@ class Checkpoints:
     """
     path = self._folder / str(self.latest_step)
     with _explained(path):
-      saved = self._checkpointer.checkpointables_metadata(self.latest_step).metadata
-      _check_same_leaves(path, _leaves(saved["state"]), _leaves(state))
+      _check_same_leaves(path, _leaves(_saved_state(path)), _leaves(state))
       loaded = self._checkpointer.load_checkpointables(self.latest_step, {"state": state, "data": None})
     return loaded["state"], loaded["data"]
 
@@ -116,7 +115,7 @@ def load_params(path: pathlib.Path, shapes: Any) -> Any:
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   with _explained(path), context:
-    saved = ocp.checkpointables_metadata(path).metadata["state"]
+    saved = _saved_state(path)
     _check_same_leaves(path, _leaves(saved["params"]), _leaves(shapes))
     wanted = {"params": shapes}
     if saved["ema"] is not None:
@@ -137,6 +136,14 @@ def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
       return folder / str(step)
   there = "holds no checkpoint" if path.is_dir() else "does not exist"
   raise UserError(f"{path} {there}; give the workdir of a run that has saved one")
+
+
+def _saved_state(path: pathlib.Path) -> Any:
+  """Tree of the shapes and types that a checkpoint holds."""
+  saved = ocp.checkpointables_metadata(path).metadata["state"]
+  if saved is None:  # Orbax only warns
+    raise UserError(f"the checkpoint {path} cannot be read: it is damaged or not one of a training run")
+  return saved
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -180,6 +187,6 @@ def _reason(error: BaseException) -> str:
   return os.strerror(int(code[1])) if code else one_line(error)[:300]
 
 
-def _without_orbax_traces(record: logging.LogRecord) -> bool:
+def _without_orbax(record: logging.LogRecord) -> bool:
   """A log filter: each thread of a failed save logs a page of trace before the same error is raised to us."""
-  return not (record.levelno >= logging.ERROR and "orbax" in record.pathname)
+  return "orbax" not in record.pathname

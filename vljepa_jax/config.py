@@ -16,6 +16,7 @@ from typing import Any
 
 import ml_collections
 
+from vljepa_jax.data.questions import KINDS
 from vljepa_jax.errors import UserError
 from vljepa_jax.model import presets
 from vljepa_jax.model.vljepa import VLJepaConfig
@@ -78,7 +79,8 @@ class Source:
 
   Attributes:
     dataset: "openclipart", or a folder that `tfds.builder_from_directory` reads.
-    view: "caption" (no query; the target is a caption) or "query" (a question and its answer).
+    view: "caption" (no query; the target is a caption), or the kind of question that is asked: "what",
+      "is_there", "which_word" (`data/questions.py`).
   """
 
   name: str
@@ -296,8 +298,8 @@ def _check(config: Config) -> None:
   if not config.data.sources:
     raise UserError("config.data.sources is empty: there is nothing to train on")
   for i, source in enumerate(config.data.sources):
-    if source.view not in ("caption", "query"):
-      raise UserError(f"config.data.sources[{i}].view must be 'caption' or 'query', not {source.view!r}")
+    if source.view not in ("caption", *KINDS):
+      raise UserError(f"config.data.sources[{i}].view must be one of caption, {', '.join(KINDS)}, not {source.view!r}")
     if not source.weight > 0:
       raise UserError(f"config.data.sources[{i}].weight must be above 0, not {source.weight!r}")
 

@@ -116,7 +116,8 @@ class FeatureLine:
       return
     self._last = now
     per_second = done / max(now - self._began, 1e-9)
-    left = f"{duration((total - done) / max(per_second, 1e-9))} left" if done < total else f"in {duration(now - self._began)}"
+    left = f"{duration((total - done) / max(per_second, 1e-9))} left"
+    left = left if done < total else f"in {duration(now - self._began)}"
     say(f"  tokens of the frozen X-encoder: {done:,} of {total:,} views, {per_second:,.0f} a second, {left}")
 
 

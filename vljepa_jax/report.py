@@ -169,8 +169,8 @@ def _searches(page):
                  f'{_badge(int(found.text_ranks[text]))}</div><div class="row">{images}</div></div>')
   return _section(
       "Asked for a picture",
-      f"Held-out captions and the five nearest of all {len(page.records)} pictures, framed in green where they carry the "
-      "caption. The number is the rank of the first that does. Picked by a fixed stride.",
+      f"Held-out captions and the five nearest of all {len(page.records)} pictures, framed in green where they carry "
+      "the caption. The number is the rank of the first that does. Picked by a fixed stride.",
       f'<div class="grid searches">{"".join(cards)}</div>')
 
 

@@ -251,11 +251,11 @@ def conclude(
   began = time.monotonic()
   before = log.records[0].get("eval/paraphrase/accuracy")
   results, details = evaluator.at_end(state, before)
+  log.write(clock.steps, run_log.flat_numbers(results, "eval"))
   samples = clock.steps * config.train.batch_size
   results["params"] = progress.trained_and_frozen(parts.shapes, parts.labels)
   results["train"] = {
       "seconds": clock.seconds, "samples": samples, "samples_per_second": samples / max(clock.seconds, 1e-9)}
-  log.write(clock.steps, run_log.flat_numbers(results, "eval"))
   if jax.process_index() == 0:
     evaluation.write_results(workdir, results)
     if config.eval.report:

@@ -42,7 +42,7 @@ def features():
 
 
 def mixture(source, features=None):
-  return [Stream("captions", source, "caption", 0.75, features), Stream("questions", source, "query", 0.25, features)]
+  return [Stream("captions", source, "caption", 0.75, features), Stream("questions", source, "which_word", 0.25, features)]
 
 
 def take(streams, count, state=None, **changes):

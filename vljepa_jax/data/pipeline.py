@@ -13,13 +13,13 @@ import numpy as np
 
 from vljepa_jax.data import augment as augment_lib
 from vljepa_jax.data.captions import caption_variant, held_out_captions, is_held_out
-from vljepa_jax.data.questions import QuestionMaker, Vocabulary
+from vljepa_jax.data.questions import KINDS, QuestionMaker, Vocabulary
 from vljepa_jax.data.sources import Source
 from vljepa_jax.data.text import TextInput, target_id
 
 _LOG = logging.getLogger(__name__)
 
-VIEWS = ("caption", "query")
+VIEWS = ("caption", *KINDS)
 CHECKED_TEXTS = 2000  # texts of a stream that are tokenized at the start, to warn of truncation with counts
 
 
@@ -30,7 +30,7 @@ class Stream:
   Attributes:
     name: for messages.
     source: the pictures and their texts.
-    view: "caption" (no query; the target is a caption) or "query" (a question and its answer).
+    view: "caption" (no query; the target is a caption) or a kind of question (the target is its answer).
     weight: share of the examples, relative to the other streams.
     features: (records, views, N, D) tokens of a frozen X-encoder, one row for each record of the source; training
       draws one of the views. None decodes and augments the pictures instead.
@@ -90,10 +90,11 @@ def make_train_iterator(
     query = dataclasses.replace(query, length=0)
   parts = []
   for number, stream in enumerate(streams):
-    usable = _usable_records(stream, held_out)
-    _warn_of_truncation(stream, query, target)
+    questions = None if stream.view == "caption" else _question_maker(stream.source, held_out)
+    usable = _usable_records(stream, questions, held_out)
+    _warn_of_truncation(stream, questions, query, target)
     order = np.random.SeedSequence((seed, number)).generate_state(1)[0]
-    examples = _Examples(stream, query, target, augment, image_size, frames, held_out)
+    examples = _Examples(stream, questions, query, target, augment, image_size, frames, held_out)
     parts.append(grain.MapDataset.source(usable).seed(int(order)).shuffle().repeat(None).random_map(examples))
   mixture = grain.MapDataset.mix(parts, [stream.weight for stream in streams])
   cached = streams[0].features is not None
@@ -110,8 +111,9 @@ def make_train_iterator(
 class _Examples(grain.transforms.RandomMap):
   """Record index -> one training example of a stream."""
 
-  def __init__(self, stream, query, target, augment, image_size, frames, held_out):
+  def __init__(self, stream, questions, query, target, augment, image_size, frames, held_out):
     self._stream = stream
+    self._questions = questions
     self._query = query
     self._target = target
     self._augment = augment
@@ -119,7 +121,6 @@ class _Examples(grain.transforms.RandomMap):
     self._frames = frames
     self._held_out = held_out
     self._no_query = np.zeros(query.length, np.int32), np.zeros(query.length, bool)
-    self._questions = _question_maker(stream.source) if stream.view == "query" else None
 
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     index = int(element)
@@ -138,8 +139,7 @@ class _Examples(grain.transforms.RandomMap):
   def _texts(self, index: int, rng: np.random.Generator) -> tuple[str | None, str]:
     if self._questions is None:
       return None, caption_variant(self._stream.source.records[index], self._augment, self._held_out, rng)
-    kinds = self._questions.kinds(index)
-    question = self._questions.make(index, kinds[rng.integers(len(kinds))], rng)
+    question = self._questions.make(index, self._stream.view, rng)
     return question.query, question.answer
 
   def _picture(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -155,8 +155,8 @@ def _one(texts: TextInput, text: str) -> tuple[np.ndarray, np.ndarray]:
   return ids[0], mask[0]
 
 
-def _question_maker(source: Source) -> QuestionMaker:
-  return QuestionMaker(source.records, source.classes, Vocabulary(source.records, len(source.classes)))
+def _question_maker(source: Source, held_out: frozenset[str]) -> QuestionMaker:
+  return QuestionMaker(source.records, source.classes, Vocabulary(source.records, len(source.classes), held_out))
 
 
 def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> None:
@@ -178,8 +178,11 @@ def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> No
           f"stream {stream.name!r} has features of {len(stream.features)} pictures, but {len(stream.source)} records")
 
 
-def _usable_records(stream: Stream, held_out: frozenset[str]) -> np.ndarray:
-  """Indices of the records whose caption is not held out. An index, since grain cannot filter and resume exactly."""
+def _usable_records(stream: Stream, questions: QuestionMaker | None, held_out: frozenset[str]) -> np.ndarray:
+  """Indices of the records that the stream trains on: of those whose caption is not held out, all that can be asked.
+
+  An index, since grain cannot filter and resume exactly.
+  """
   records = stream.source.records
   usable = np.array([i for i, record in enumerate(records) if not is_held_out(record.caption, held_out)])
   if not len(usable):
@@ -187,16 +190,21 @@ def _usable_records(stream: Stream, held_out: frozenset[str]) -> np.ndarray:
   if len(usable) < len(records):
     _LOG.warning("stream %s: %d of %d records have a caption of the evaluation split and are left out",
                  stream.name, len(records) - len(usable), len(records))
-  return usable
+  if questions is None:
+    return usable
+  askable = np.array([i for i in usable if stream.view in questions.kinds(int(i))])
+  if not len(askable):
+    raise ValueError(f"no record of stream {stream.name!r} has a question of the kind {stream.view!r}")
+  return askable
 
 
-def _warn_of_truncation(stream: Stream, query: TextInput, target: TextInput) -> None:
+def _warn_of_truncation(stream: Stream, questions: QuestionMaker | None, query: TextInput, target: TextInput) -> None:
   """Tokenizes the first texts of a stream at once, so that the tokenizer warns once, with counts that say something."""
   count = min(CHECKED_TEXTS, len(stream.source))
-  if stream.view == "caption":
+  if questions is None:
     target([record.caption for record in stream.source.records[:count]])
     return
-  maker, rng = _question_maker(stream.source), np.random.default_rng(0)
-  questions = [maker.make(i, kind, rng) for i in range(count) for kind in maker.kinds(i)]
-  query([question.query for question in questions])
-  target([question.answer for question in questions])
+  rng = np.random.default_rng(0)
+  asked = [questions.make(i, stream.view, rng) for i in range(count) if stream.view in questions.kinds(i)]
+  query([question.query for question in asked])
+  target([question.answer for question in asked])

@@ -3,7 +3,7 @@
 Three kinds:
   what        what kind of thing is it?                        one of the class names
   is_there    is there a X?                                    yes or no
-  which_word  which of these words fits: a, b, c or d?         one of the four
+  which_word  which word fits: a, b, c or d?                   one of the four
 
 A word of a picture is one of its keywords, or a word of its title, that several training pictures share. Words common
 in any class ("animal" for birds) are not asked for: they follow from the class, and a picture that merely lacks the
@@ -12,7 +12,7 @@ that the question alone does not give the answer away.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import functools
 import itertools
@@ -25,6 +25,7 @@ from vljepa_jax.data.sources import Record
 KINDS = ("what", "is_there", "which_word")
 
 MIN_PICTURES = 3  # that share a word of the vocabulary
+MIN_TITLES = 2  # that end in a word, for it to be a thing
 MAX_CLASS_SHARE = 1 / 3  # of the pictures of any class: a more common word is the name of a category
 CHOICES = 4
 TRIES = 20  # random draws of a wrong word before all are listed
@@ -38,10 +39,7 @@ TEMPLATES = {
         "is there {a} {word}?", "does it show {a} {word}?", "can you see {a} {word}?",
         "is {a} {word} in the picture?",
     ),
-    "which_word": (
-        "which of these words fits: {words}?", "which word describes it: {words}?", "is it {words}?",
-        "choose the word that fits: {words}.",
-    ),
+    "which_word": ("which word fits: {words}?", "which describes it: {words}?", "is it {words}?", "choose: {words}."),
 }
 
 STOP_WORDS = frozenset(
@@ -69,20 +67,32 @@ class Question:
 class Vocabulary:
   """Words that questions ask about; built from the training split.
 
+  Args:
+    records: of the training split.
+    num_classes: labels are below it.
+    held_out: captions of the evaluation split, normalised; a word that is one of them is no answer to train on.
+
   Attributes:
     words: those that enough pictures share and that are not common in any class.
+    things: those of them that name a thing.
     class_words: class -> its words, each as often as pictures of the class have it.
+    class_things: class -> its things, likewise.
   """
 
-  def __init__(self, records: Sequence[Record], num_classes: int):
+  def __init__(self, records: Sequence[Record], num_classes: int, held_out: Collection[str] = ()):
     rows = [[] for _ in range(num_classes)]
     for record in records:
       rows[record.label].append(sorted(_candidates(record)))
     counts = [collections.Counter(itertools.chain.from_iterable(row)) for row in rows]
     total = sum(counts, collections.Counter())
     common = {_stems(w) for count, row in zip(counts, rows) for w, n in count.items() if n > MAX_CLASS_SHARE * len(row)}
-    self.words = frozenset(word for word, n in total.items() if n >= MIN_PICTURES and _stems(word) not in common)
+    self.words = frozenset(
+        word for word, n in total.items()
+        if n >= MIN_PICTURES and _stems(word) not in common and word not in held_out)
+    last = collections.Counter(record.title.lower().split()[-1] for record in records if record.title.strip())
+    self.things = frozenset(word for word in self.words if last[word] >= MIN_TITLES)
     self.class_words = [[word for words in row for word in words if word in self.words] for row in rows]
+    self.class_things = [[word for word in words if word in self.things] for words in self.class_words]
 
   def words_of(self, record: Record) -> list[str]:
     """The words of a picture that can be asked for, sorted."""
@@ -104,7 +114,9 @@ class QuestionMaker:
     self._vocabulary = vocabulary
     self._all_words = [word for words in vocabulary.class_words for word in words]
     self._distinct_words = sorted(set(self._all_words))
+    self._all_things = [word for words in vocabulary.class_things for word in words]
     self._right = [vocabulary.words_of(record) for record in records]
+    self._right_things = [[word for word in words if word in vocabulary.things] for words in self._right]
     # What may not be asked for as absent: words of the record in any form, of its class name too.
     self._own = [_stems(" ".join((r.title, *r.keywords, r.caption, classes[r.label]))) for r in records]
     self._kinds = [self._possible(i) for i in range(len(records))]
@@ -134,7 +146,8 @@ class QuestionMaker:
     if kind == "what":
       return Question(template, self.classes[self.records[index].label], self.classes, kind, index)
     if kind == "is_there":
-      word = _pick(self._right[index], rng) if yes else self._wrong(index, self._class_words(index), (), rng)
+      near = self._vocabulary.class_things[self.records[index].label]
+      word = _pick(self._right_things[index], rng) if yes else self._wrong(index, near, self._all_things, (), rng)
       query = template.format(a=_article(word), word=word)
       return Question(query, "yes" if yes else "no", ("yes", "no"), kind, index)
     return self._which_word(index, template, rng)
@@ -144,23 +157,21 @@ class QuestionMaker:
     words = [answer]
     near = (CHOICES - 1 + int(rng.integers(2))) // 2  # half of the others, 1 or 2 of 3, from the same class
     for i in range(CHOICES - 1):
-      pool = self._class_words(index) if i < near else self._all_words
-      words.append(self._wrong(index, pool, words, rng))
+      pool = self._vocabulary.class_words[self.records[index].label] if i < near else self._all_words
+      words.append(self._wrong(index, pool, self._all_words, words, rng))
     words = [words[i] for i in rng.permutation(CHOICES)]
     query = template.format(words=f"{', '.join(words[:-1])} or {words[-1]}")
     return Question(query, answer, tuple(words), "which_word", index)
 
-  def _class_words(self, index: int) -> list[str]:
-    return self._vocabulary.class_words[self.records[index].label]
-
-  def _wrong(self, index: int, pool: list[str], taken: Sequence[str], rng: np.random.Generator) -> str:
-    """A word of the pool that is none of the record's and none of those taken; of any class if the pool has none."""
+  def _wrong(
+      self, index: int, pool: list[str], wider: list[str], taken: Sequence[str], rng: np.random.Generator) -> str:
+    """A word of the pool that is none of the record's and none of those taken; of `wider` if the pool has none."""
     for _ in range(TRIES if pool else 0):
       word = _pick(pool, rng)
       if word not in taken and self._is_wrong(index, word):
         return word
     rest = [word for word in pool if word not in taken and self._is_wrong(index, word)]
-    return _pick(rest or [w for w in self._all_words if w not in taken and self._is_wrong(index, w)], rng)
+    return _pick(rest or [w for w in wider if w not in taken and self._is_wrong(index, w)], rng)
 
   def _is_wrong(self, index: int, word: str) -> bool:
     return self._own[index].isdisjoint(_stems(word))
@@ -168,10 +179,11 @@ class QuestionMaker:
   def _possible(self, index: int) -> tuple[str, ...]:
     if not self._right[index]:
       return KINDS[:1]
-    near = any(self._is_wrong(index, word) for word in self._class_words(index))
+    things = self._vocabulary.class_things[self.records[index].label]
+    is_there = bool(self._right_things[index]) and any(self._is_wrong(index, word) for word in things)
     wrong = (word for word in self._distinct_words if self._is_wrong(index, word))
-    enough = len(list(itertools.islice(wrong, CHOICES - 1))) == CHOICES - 1
-    return KINDS[:1] + KINDS[1:2] * near + KINDS[2:] * enough
+    which_word = len(list(itertools.islice(wrong, CHOICES - 1))) == CHOICES - 1
+    return KINDS[:1] + KINDS[1:2] * is_there + KINDS[2:] * which_word
 
 
 def evaluation_questions(maker: QuestionMaker, seed: int) -> list[Question]:

@@ -1,0 +1,105 @@
+import json
+import re
+
+from configs import base
+import pytest
+
+from tests import tiny
+from vljepa_jax import config
+from vljepa_jax.errors import UserError
+
+
+@pytest.mark.parametrize("variant", ["base", "debug"])
+def test_a_config_survives_json(tmp_path, variant):
+  parsed = config.parse(base.get_config(variant))
+  config.write(parsed, tmp_path)
+  assert config.read(tmp_path) == parsed
+  assert config.model_config(config.read(tmp_path).model) == config.model_config(parsed.model)
+
+
+def test_tuples_of_a_preset_survive_json(tmp_path):
+  changed = base.get_config("debug")
+  changed.model.predictor.rope_scaling = (8.0, 1.0, 4.0, 128)
+  config.write(config.parse(changed), tmp_path)
+  assert config.model_config(config.read(tmp_path).model).predictor.rope_scaling == (8.0, 1.0, 4.0, 128)
+
+
+def with_value(key, value):
+  plain = json.loads(json.dumps(config.to_dict(tiny.recipe())))
+  *path, last = key.split(".")
+  place = plain
+  for name in path:
+    place = place[name]
+  place[last] = value
+  return plain
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("optim.learning_rat", 1.0, "nothing reads config.optim.learning_rat; did you mean 'learning_rate'"),
+    ("extra", 1, "nothing reads config.extra"),
+    ("seed", "0", "config.seed must be int, not '0'"),
+    ("seed", True, "config.seed must be int"),
+    ("model", 3, "config.model must be a dict"),
+    ("optim.groups", ((".*",),), r"config.optim.groups\[0\] must have 2 entries"),
+    ("optim.groups", ((".*", "fast"),), r"config.optim.groups\[0\]\[1\] must be"),
+    ("train.steps", 0, "config.train.steps must be above 0"),
+    ("train.log_every", -1, "config.train.log_every must be above 0"),
+    ("optim.learning_rate", float("nan"), "config.optim.learning_rate must be above 0"),
+    ("optim.ema", 1.0, "config.optim.ema must be at least 0 and below 1"),
+    ("optim.schedule", "linear", "config.optim.schedule must be one of 'constant', 'cosine'"),
+    ("data.augment.flip", 1.5, "config.data.augment.flip must be within 0..1"),
+    ("data.sources", (), "config.data.sources is empty"),
+    ("data.workers", -1, "config.data.workers must be 0 or more"),
+    ("model.y_head_init", "eye", "config.model.y_head_init must be one of"),
+    ("name", "a/b", "config.name must be a plain name"),
+])
+def test_what_no_run_can_use_is_named(key, value, message):
+  with pytest.raises(UserError, match=message):
+    config.parse(with_value(key, value))
+
+
+@pytest.mark.parametrize("key, value", [("view", "movie"), ("weight", 0.0)])
+def test_sources_are_checked(key, value):
+  source = {"name": "a", "dataset": "openclipart", "view": "caption", "weight": 1.0}
+  with pytest.raises(UserError, match=re.escape(f"config.data.sources[0].{key}")):
+    config.parse(with_value("data.sources", (source | {key: value},)))
+
+
+def test_a_missing_key_is_named():
+  plain = config.to_dict(tiny.recipe())
+  del plain["optim"]["ema"]
+  with pytest.raises(UserError, match="config.optim.ema is missing"):
+    config.parse(plain)
+
+
+def test_whole_numbers_are_floats_where_floats_are_due():
+  assert config.parse(with_value("optim.clip_norm", 2)).optim.clip_norm == 2.0
+
+
+@pytest.mark.parametrize("tower, preset", [("x_encoder", "resnet"), ("predictor", "huge"), ("y_encoder", "gpt")])
+def test_an_unknown_preset_is_named(tower, preset):
+  parsed = tiny.recipe(**{f"model.{tower}.preset": preset})
+  with pytest.raises(ValueError, match=f"no {tower} preset '{preset}'; there are"):
+    config.model_config(parsed.model)
+
+
+@pytest.mark.parametrize("key, value", [("train.steps", 99), ("eval.batch_size", 7), ("mesh.fsdp", 2)])
+def test_a_run_may_go_on_with_other_lengths_and_devices(tmp_path, key, value):
+  config.check_same_run(tiny.recipe(), tiny.recipe(**{key: value}), tmp_path)
+
+
+@pytest.mark.parametrize("key, value", [
+    ("seed", 1), ("train.batch_size", 32), ("optim.b2", 0.9), ("model.predictor.dropout", 0.5),
+    ("data.image_size", 64),
+])
+def test_a_run_may_not_become_another(tmp_path, key, value):
+  with pytest.raises(UserError, match=f"holds a run with config.{key}"):
+    config.check_same_run(tiny.recipe(), tiny.recipe(**{key: value}), tmp_path)
+
+
+def test_reading_a_folder_that_is_no_workdir(tmp_path):
+  with pytest.raises(UserError, match="has no config.json"):
+    config.read(tmp_path)
+  (tmp_path / config.FILE).write_text("{")
+  with pytest.raises(UserError, match="is damaged"):
+    config.read(tmp_path)

@@ -1,0 +1,67 @@
+import json
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from vljepa_jax import run_log
+
+
+def write(workdir, step, *lines):
+  log = run_log.RunLog(workdir, step)
+  for number, values in lines:
+    log.write(number, values)
+  log.close()
+  return log
+
+
+def test_lines_come_back(tmp_path):
+  log = write(tmp_path, 0, (1, {"loss": 2.0}), (2, {"loss": 1.5}))
+  assert run_log.read_metrics(tmp_path) == log.records == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
+
+
+def test_numbers_of_one_step_share_a_line(tmp_path):
+  write(tmp_path, 0, (1, {"loss": 2.0}), (2, {"loss": 1.5}), (2, {"eval/r1": 0.5}))
+  assert run_log.read_metrics(tmp_path)[1:] == [{"step": 2, "loss": 1.5, "eval/r1": 0.5}]
+
+
+@pytest.mark.parametrize("step, kept", [(0, []), (1, [1]), (2, [1, 2]), (9, [1, 2])])
+def test_resuming_drops_later_steps_and_a_cut_off_line(tmp_path, step, kept):
+  write(tmp_path, 0, (1, {"loss": 2.0}), (2, {"loss": 1.5}))
+  with (tmp_path / run_log.METRICS).open("a") as file:
+    file.write('{"step": 3, "lo')
+  write(tmp_path, step, (step + 1, {"loss": 9.0}))
+  assert [record["step"] for record in run_log.read_metrics(tmp_path)] == [*kept, step + 1]
+
+
+def test_no_metrics_yet(tmp_path):
+  assert run_log.read_metrics(tmp_path) == []
+
+
+def test_tensorboard_has_the_same_numbers(tmp_path):
+  write(tmp_path, 0, (1, {"loss": 2.5}), (2, {"loss": 1.25}))
+  (path,) = (tmp_path / run_log.TENSORBOARD).iterdir()
+  found = [(event.step, value.tag, value.simple_value) for event in events(path) for value in event.summary.value]
+  assert found == [(1, "loss", 2.5), (2, "loss", 1.25)]
+
+
+def events(path):
+  """Records of an event file: length, its checksum, data, its checksum."""
+  data, at = path.read_bytes(), 0
+  while at < len(data):
+    length = int(np.frombuffer(data, "<u8", 1, at)[0])
+    event = event_pb2.Event()
+    event.ParseFromString(data[at + 12:at + 12 + length])
+    yield event
+    at += 16 + length
+
+
+def test_nested_results_become_flat_numbers():
+  results = {"vqa": {"accuracy": 0.5, "kinds": {"what": 1}}, "name": "base"}
+  assert run_log.flat_numbers(results, "eval") == {"eval/vqa/accuracy": 0.5, "eval/vqa/kinds/what": 1}
+
+
+def test_versions(tmp_path):
+  run_log.write_versions(tmp_path)
+  versions = json.loads((tmp_path / run_log.VERSIONS).read_text())
+  assert set(run_log.PACKAGES) < set(versions) and versions["numpy"] == np.__version__

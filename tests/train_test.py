@@ -1,0 +1,187 @@
+import json
+import os
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny, tiny_model
+from vljepa_jax import checkpoint, config, evaluation, run_log, train
+from vljepa_jax.errors import UserError
+
+RECIPE = {"train.log_every": 1, "train.checkpoint_every": 4, "train.eval_every": 5}
+EVERY_STEP = list(range(9))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_and_cached(tmp_path_factory):
+  """A held-out split of 24 pictures, and compiled programs shared by the runs below."""
+  held_out = tiny_model.small_held_out()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(evaluation, "open_held_out", lambda _: held_out)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """The workdir of an uninterrupted run."""
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  train.run(tiny.recipe(**RECIPE), workdir)
+  return workdir
+
+
+def before_step(monkeypatch, number, action):
+  """Calls `action` before the `number`-th step of the next run."""
+  make_step = train.make_step
+
+  def make(*args):
+    step_fn, calls = make_step(*args), []
+
+    def counted(*inputs):
+      calls.append(None)
+      if len(calls) == number:
+        action()
+      return step_fn(*inputs)
+
+    return counted
+
+  monkeypatch.setattr(train, "make_step", make)
+
+
+def final_state(workdir):
+  parts = train.make_parts(tiny.recipe(**RECIPE))
+  with checkpoint.Checkpoints(workdir / checkpoint.FOLDER, 2) as checkpoints:
+    return jax.device_get(checkpoints.restore(parts.state))
+
+
+def numbers(workdir):
+  """What was logged, times left out."""
+  times = ("seconds", "samples_per_second")
+  return [{k: v for k, v in record.items() if k not in times} for record in run_log.read_metrics(workdir)]
+
+
+def check_same_run(workdir, whole):
+  assert [record["step"] for record in run_log.read_metrics(workdir)] == EVERY_STEP
+  assert numbers(workdir) == numbers(whole)
+  chex.assert_trees_all_equal(final_state(workdir), final_state(whole))
+
+
+def test_a_run_leaves_what_it_promises(whole):
+  names = {path.name for path in whole.iterdir()}
+  assert names == {
+      "checkpoints", "config.json", "versions.json", "metrics.jsonl", "tensorboard", "results.json", "report.html"}
+  assert sorted(os.listdir(whole / "checkpoints")) == ["4", "8"]
+  assert config.read(whole) == tiny.recipe(**RECIPE)
+  assert json.loads((whole / "versions.json").read_text())["jax"] == jax.__version__
+  results = evaluation.read_results(whole)
+  assert set(results) == {
+      "classification", "text_to_image", "image_to_text", "vqa", "paraphrase", "params", "train"}
+  assert results["train"]["samples"] == 8 * 16
+  assert results["params"]["frozen"] > 0 and results["params"]["trained"] > 0
+
+
+def test_every_step_is_logged_once_with_evaluations_where_they_are_due(whole):
+  records = run_log.read_metrics(whole)
+  assert [record["step"] for record in records] == EVERY_STEP
+  assert [r["step"] for r in records if "eval/image_to_text/r1" in r] == [0, 5, 8]
+  assert [r["step"] for r in records if "loss" in r] == EVERY_STEP[1:]
+  assert all(a["seconds"] < b["seconds"] for a, b in zip(records, records[1:]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_goes_on_bit_by_bit(whole, tmp_path, monkeypatch, capsys, number):
+  with monkeypatch.context() as patch:
+    before_step(patch, 3, lambda: os.kill(os.getpid(), number))
+    train.run(tiny.recipe(**RECIPE), tmp_path)
+  assert "stopped after step 3; run the same command again" in capsys.readouterr().out
+  assert os.listdir(tmp_path / "checkpoints") == ["3"]
+  assert not (tmp_path / "results.json").exists()
+  train.run(tiny.recipe(**RECIPE), tmp_path)
+  assert "going on after step 3" in capsys.readouterr().out
+  check_same_run(tmp_path, whole)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(whole, tmp_path, monkeypatch, capsys):
+  class Killed(BaseException):
+    pass
+
+  def kill():
+    raise Killed
+
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    before_step(patch, 7, kill)
+    train.run(tiny.recipe(**RECIPE), tmp_path)
+  with (tmp_path / run_log.METRICS).open("a") as file:
+    file.write('{"step": 7, "lo')  # cut off while it was written
+  train.run(tiny.recipe(**RECIPE), tmp_path)
+  assert "going on after step 4" in capsys.readouterr().out
+  check_same_run(tmp_path, whole)
+
+
+def test_a_finished_run_only_reports(whole, monkeypatch, capsys):
+  monkeypatch.setattr(train, "make_step", None)
+  monkeypatch.setattr(train, "open_source", None)
+  train.run(tiny.recipe(**RECIPE), whole)
+  printed = capsys.readouterr().out
+  assert "finished after 8 steps" in printed and "class top-1" in printed
+
+
+def test_the_plan_is_printed(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(train, "train", lambda *args: args[2])
+  train.run(tiny.recipe(**RECIPE), tmp_path)
+  printed = capsys.readouterr().out
+  for part in ("x_encoder", "vjepa2_nano", "frozen", "trained at learning rate x0.05", "pictures of openclipart",
+               "data 8 x fsdp 1", "8 steps", "starting from seed 0"):
+    assert part in printed
+
+
+def test_another_recipe_is_refused_and_changes_nothing(whole):
+  before = (whole / "config.json").read_text()
+  with pytest.raises(UserError, match="config.optim.learning_rate 0.001, not 0.5"):
+    train.run(tiny.recipe(**RECIPE, **{"optim.learning_rate": 0.5}), whole)
+  assert (whole / "config.json").read_text() == before
+
+
+def test_another_run_gives_its_parameters(whole, tmp_path, monkeypatch, capsys):
+  seen = []
+  monkeypatch.setattr(train, "train", lambda *args: seen.append(jax.device_get(args[2])) or args[2])
+  train.run(tiny.recipe(**RECIPE, **{"init_from": str(whole), "seed": 7}), tmp_path)
+  assert "starting from the parameters of" in capsys.readouterr().out
+  chex.assert_trees_all_equal(seen[0].params, final_state(whole)[0].params)
+  assert seen[0].step == 0
+
+
+def test_workdir_that_is_a_file(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="file"):
+    train.run(tiny.recipe(), tmp_path / "file")
+
+
+def test_features_need_a_frozen_encoder(tmp_path):
+  groups = ((".*", 1.0),)
+  with pytest.raises(UserError, match="feature_views needs a frozen X-encoder"):
+    train.run(tiny.recipe(**{"data.feature_views": 2, "optim.groups": groups}), tmp_path)
+
+
+def test_cached_features_train_and_are_used_again(tmp_path, monkeypatch):
+  changes = {**RECIPE, "data.feature_views": 2, "train.steps": 2}
+  with monkeypatch.context() as patch:
+    before_step(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    train.run(tiny.recipe(**changes), tmp_path)
+  (cache,) = (tmp_path / "features").iterdir()
+  tokens = np.load(cache, mmap_mode="r")
+  assert tokens.dtype == np.float16 and tokens.shape[1:] == (2, 4, 48)
+  made = cache.stat().st_mtime_ns
+  train.run(tiny.recipe(**changes), tmp_path)
+  assert cache.stat().st_mtime_ns == made
+  assert (tmp_path / "results.json").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+  with pytest.raises(UserError, match="the loss is nan at step"):
+    train.run(tiny.recipe(**RECIPE, **{"optim.learning_rate": 1e30, "optim.warmup_steps": 0}), tmp_path)
