@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from vljepa_jax.errors import UserError, one_line
 from vljepa_jax.step import TrainState, averaged_params
 
 FOLDER = "checkpoints"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a checkpoint until Orbax has written all of it
 
 
 class Checkpoints:
@@ -30,12 +32,13 @@ class Checkpoints:
   def __init__(self, folder: pathlib.Path, keep: int):
     self._folder = pathlib.Path(folder).absolute()
     logging.getLogger("absl").addFilter(_without_orbax)
+    if jax.process_index() == 0:
+      clear_unfinished(self._folder)
     self._checkpointer = ocp.training.Checkpointer(
         self._folder,
         # The train loop decides when to save: every step that it hands over is wanted.
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-        cleanup_tmp_directories=True,
     )
 
   def __enter__(self) -> "Checkpoints":
@@ -91,6 +94,12 @@ class Checkpoints:
       raise UserError(
           f"a checkpoint could not be written to {self._folder}: {_reason(error)}; {kept}. "
           "Put that right and run the same command again to go on from there") from error
+
+
+def clear_unfinished(folder: pathlib.Path) -> None:
+  """Removes what a run that was killed while saving has left; complete checkpoints have a number for a name."""
+  for path in folder.glob(f"*{UNFINISHED}*"):
+    shutil.rmtree(path)
 
 
 def latest_step(folder: pathlib.Path) -> int | None:

@@ -89,7 +89,7 @@ class Vocabulary:
     self.words = frozenset(
         word for word, n in total.items()
         if n >= MIN_PICTURES and _stems(word) not in common and word not in held_out)
-    last = collections.Counter(record.title.lower().split()[-1] for record in records if record.title.strip())
+    last = collections.Counter(words[-1] for words in map(_title_words, records) if words)
     self.things = frozenset(word for word in self.words if last[word] >= MIN_TITLES)
     self.class_words = [[word for words in row for word in words if word in self.words] for row in rows]
     self.class_things = [[word for word in words if word in self.things] for words in self.class_words]
@@ -204,9 +204,13 @@ def evaluation_questions(maker: QuestionMaker, seed: int) -> list[Question]:
   return questions
 
 
+def _title_words(record: Record) -> list[str]:
+  return re.findall(r"[a-z]{3,}", record.title.lower())
+
+
 def _candidates(record: Record) -> set[str]:
   """Keywords, and words of the title, that could be asked for."""
-  words = {keyword.lower() for keyword in record.keywords} | set(re.findall(r"[a-z]{3,}", record.title.lower()))
+  words = {keyword.lower() for keyword in record.keywords} | set(_title_words(record))
   return {word for word in words if word not in STOP_WORDS and re.search("[a-z]", word)}
 
 
