@@ -3,7 +3,7 @@
 Three kinds:
   what        what kind of thing is it?                        one of the class names
   is_there    is there a X?                                    yes or no
-  which_word  which word fits: a, b, c or d?                   one of the four
+  which_word  which fits: a, b, c or d?                        one of the four
 
 A word of a picture is one of its keywords, or a word of its title, that several training pictures share. Words common
 in any class ("animal" for birds) are not asked for: they follow from the class, and a picture that merely lacks the
@@ -39,7 +39,7 @@ TEMPLATES = {
         "is there {a} {word}?", "does it show {a} {word}?", "can you see {a} {word}?",
         "is {a} {word} in the picture?",
     ),
-    "which_word": ("which word fits: {words}?", "which describes it: {words}?", "is it {words}?", "choose: {words}."),
+    "which_word": ("which fits: {words}?", "is it {words}?", "choose: {words}."),
 }
 
 STOP_WORDS = frozenset(

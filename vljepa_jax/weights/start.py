@@ -34,6 +34,9 @@ def init_y_head(kind: str, params: dict[str, Any]) -> dict[str, Any]:
 def copy_token_table(params: dict[str, Any]) -> dict[str, Any]:
   """The model's parameters with the Y-encoder's word embeddings as the predictor's token table.
 
+  The table is scaled as a whole to a root mean square of one. A text encoder normalises its small embeddings at once;
+  beside visual tokens they would be lost in the predictor, and questions with them.
+
   Raises:
     ValueError: the two tables differ in shape.
   """
@@ -44,6 +47,5 @@ def copy_token_table(params: dict[str, Any]) -> dict[str, Any]:
         f"token_init 'y_encoder' needs a predictor token table of the Y-encoder's shape {tuple(source.shape)}, "
         f"not {tuple(target.shape)}: set the predictor's vocab_size and token_width"
     )
-  # A copy: two leaves in one buffer could not be donated.
-  table = jnp.array(source, dtype=target.dtype, copy=True)
+  table = (source / jnp.sqrt(jnp.mean(jnp.square(source)))).astype(target.dtype)
   return params | {"predictor": params["predictor"] | {"token_embed": {"embedding": table}}}
