@@ -126,7 +126,7 @@ def test_mixture_follows_the_weights_and_questions_are_answered(source, features
         continue
       asked += 1
       query = read(batch["query"][row], batch["query_mask"][row])
-      assert query in TEMPLATES["what"] or answer in ("yes", "no")
+      assert query in TEMPLATES["what"] or answer.partition(",")[0] in ("yes", "no")
       if query in TEMPLATES["what"]:
         assert answer == source.classes[source.records[record].label]
   assert asked == 50

@@ -2,13 +2,14 @@
 
 Three kinds:
   what        what kind of thing is it?                        one of the class names
-  is_there    is there a X?                                    yes or no
+  is_there    is there a X?                                    "yes, a X" or "no, a Y"
   which_word  which fits: a, b, c or d?                        one of the four
 
 A word of a picture is one of its keywords, or a word of its title, that several training pictures share. Words common
 in any class ("animal" for birds) are not asked for: they follow from the class, and a picture that merely lacks the
-keyword would make a wrong "no". The X of a "no" is drawn from the words of the class just as the X of a "yes" is, so
-that the question alone does not give the answer away.
+keyword would make a wrong "no". "is there" asks for things alone: words in the singular that end the title of several
+training pictures, as nouns do. One of X and Y is in the picture, the other is a thing of the same class. Wrong words are
+drawn from those of the class just as right ones are, so that the texts alone do not give the answer away.
 """
 
 import collections
@@ -74,7 +75,7 @@ class Vocabulary:
 
   Attributes:
     words: those that enough pictures share and that are not common in any class.
-    things: those of them that name a thing.
+    things: those of them that name a thing, in the singular.
     class_words: class -> its words, each as often as pictures of the class have it.
     class_things: class -> its things, likewise.
   """
@@ -90,7 +91,7 @@ class Vocabulary:
         word for word, n in total.items()
         if n >= MIN_PICTURES and _stems(word) not in common and word not in held_out)
     last = collections.Counter(words[-1] for words in map(_title_words, records) if words)
-    self.things = frozenset(word for word in self.words if last[word] >= MIN_TITLES)
+    self.things = frozenset(w for w in self.words if last[w] >= MIN_TITLES and not re.search("[^su]s$", w))
     self.class_words = [[word for words in row for word in words if word in self.words] for row in rows]
     self.class_things = [[word for word in words if word in self.things] for words in self.class_words]
 
@@ -147,9 +148,12 @@ class QuestionMaker:
       return Question(template, self.classes[self.records[index].label], self.classes, kind, index)
     if kind == "is_there":
       near = self._vocabulary.class_things[self.records[index].label]
-      word = _pick(self._right_things[index], rng) if yes else self._wrong(index, near, self._all_things, (), rng)
-      query = template.format(a=_article(word), word=word)
-      return Question(query, "yes" if yes else "no", ("yes", "no"), kind, index)
+      right = _pick(self._right_things[index], rng)
+      wrong = self._wrong(index, near, self._all_things, (), rng)
+      asked, other = (right, wrong) if yes else (wrong, right)
+      candidates = f"yes, {_article(asked)} {asked}", f"no, {_article(other)} {other}"
+      query = template.format(a=_article(asked), word=asked)
+      return Question(query, candidates[0 if yes else 1], candidates, kind, index)
     return self._which_word(index, template, rng)
 
   def _which_word(self, index: int, template: str, rng: np.random.Generator) -> Question:
