@@ -55,7 +55,8 @@ def score(
 
   Returns:
     Numbers: accuracy, majority, chance, questions, and the same four under the name of every kind. `majority` always
-    gives the most frequent answer of the kind. And one Answer a question.
+    gives the most frequent answer of the kind, or always the candidate in the same place, whichever is right more
+    often. And one Answer a question.
   """
   if not questions:
     raise ValueError("there are no questions to score")
@@ -76,7 +77,9 @@ def score(
 def _numbers(answers: Sequence[Answer]) -> dict[str, Any]:
   return {
       "accuracy": float(np.mean([a.correct for a in answers])),
-      "majority": metrics.majority_share([a.question.answer for a in answers]),
+      "majority": max(
+          metrics.majority_share([a.question.answer for a in answers]),
+          metrics.majority_share([a.question.candidates.index(a.question.answer) for a in answers])),
       "chance": float(np.mean([1 / len(a.question.candidates) for a in answers])),
       "questions": len(answers),
   }
