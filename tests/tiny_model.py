@@ -58,7 +58,7 @@ def small_held_out(count: int = 24) -> evaluation.HeldOut:
   """The first pictures of openclipart's test split."""
   part = lambda split, n: Source(
       "openclipart", split, [openclipart.data_source(split)[i] for i in range(n)], openclipart.CLASSES)
-  return evaluation.read_held_out(part("test", count), part("train", 600), debug_config().data.image_size)
+  return evaluation.read_held_out(part("test", count), part("train", 1200), debug_config().data.image_size)
 
 
 class Oracle:
