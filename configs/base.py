@@ -61,6 +61,7 @@ def get_config(variant: str = "base") -> ConfigDict:
           min_area=0.6, flip=0.5, jitter=0.2, drop_keywords=0.5, shuffle_keywords=0.5, drop_title=0.0,
       ),
       feature_views=4,
+      feature_tokens=14,
       workers=0,
   ))
   config.optim = ConfigDict(dict(
@@ -97,7 +98,7 @@ def _debug(config: ConfigDict) -> ConfigDict:
   config.model.embed_width = 32
   config.tokenizers = ConfigDict(dict(query="bytes", target="bytes", query_length=48, target_length=48))
   config.data.image_size = 32
-  config.data.feature_views = 0
+  config.data.feature_views = config.data.feature_tokens = 0
   config.train = ConfigDict(dict(
       steps=8, batch_size=16, log_every=2, eval_every=8, checkpoint_every=4, keep_checkpoints=2,
   ))

@@ -2,7 +2,7 @@
 
   model = vljepa_jax.load("runs/base")
   model.classify(["cat.jpg"], ["cat", "dog", "car"])         # [[("cat", 0.61), ("dog", 0.22), ("car", 0.08)]]
-  model.answer(["cat.jpg"], "is there a dog?", ["yes", "no"])
+  model.answer(["cat.jpg"], "what is this?", ["animal", "vehicle", "food"])
 
 Any number of pictures and texts may be given: they run in batches of `config.eval.batch_size`, the last one padded to a
 power of two, so that every function is compiled once per batch shape and never again in the process. Texts are sorted

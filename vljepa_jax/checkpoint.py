@@ -16,6 +16,7 @@ from vljepa_jax.errors import UserError, one_line
 from vljepa_jax.step import TrainState, averaged_params
 
 FOLDER = "checkpoints"
+PIECE_BYTES = 64 * 2**20
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a checkpoint until Orbax has written all of it
 
 
@@ -132,6 +133,33 @@ def load_params(path: pathlib.Path, shapes: Any) -> Any:
           lambda mean, x: None if mean is None else x, saved["ema"], shapes, is_leaf=lambda x: x is None)
     loaded = ocp.load_checkpointables(path, {"state": wanted})["state"]
   return averaged_params(loaded["params"], loaded["ema"] if "ema" in wanted else None)
+
+
+def save_params(folder: pathlib.Path, params: Any) -> pathlib.Path:
+  """Writes parameters as the checkpoint of step 0 in a new folder, for `load_params`; memory stays flat.
+
+  Args:
+    folder: the `checkpoints` folder of a workdir that has none yet.
+    params: unboxed.
+
+  Raises:
+    UserError: it could not be written; nothing of it is left.
+  """
+  path = pathlib.Path(folder).absolute() / "0"
+  context = ocp.Context()
+  # Arrays one after another, in pieces: the default holds a compressed copy of everything before it writes.
+  context.memory.deepcopy_host_arrays = False
+  context.memory.write_concurrent_bytes = max(leaf.nbytes for leaf in jax.tree.leaves(params)) + PIECE_BYTES
+  context.array.saving.use_ocdbt = False
+  context.array.saving.storage_options.chunk_byte_size = PIECE_BYTES
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with context:
+      ocp.save_checkpointables(path, {"state": {"step": 0, "params": params, "ema": None}})
+  except Exception as error:  # see `Checkpoints._saving`
+    clear_unfinished(path.parent)
+    raise UserError(f"the parameters could not be written to {path}: {_reason(error)}") from error
+  return path
 
 
 def find_checkpoint(path: pathlib.Path) -> pathlib.Path:

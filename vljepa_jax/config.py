@@ -117,6 +117,7 @@ class Data:
   Attributes:
     feature_views: with a frozen X-encoder, how many augmented views of each picture are encoded once and
       drawn from in training; 0 runs the encoder in every step.
+    feature_tokens: how many of the tokens of a view a training example keeps, drawn anew each time; 0 keeps all.
     workers: decoding processes per host; 0 decodes in threads of the training process.
   """
 
@@ -125,6 +126,7 @@ class Data:
   image_size: int
   augment: Augment
   feature_views: int
+  feature_tokens: int
   workers: int
 
 
@@ -273,7 +275,7 @@ def _check(config: Config) -> None:
       "tokenizers.query_length", "tokenizers.target_length", "eval.batch_size",
       *(f"train.{field.name}" for field in dataclasses.fields(Train)),
   }
-  not_negative = {"seed", "optim.warmup_steps", "optim.weight_decay", "data.workers", "data.feature_views"}
+  not_negative = {"seed", "optim.warmup_steps", "optim.weight_decay", "data.workers", "data.feature_views", "data.feature_tokens"}
   below_one = {"optim.b1", "optim.b2", "optim.ema"}
   shares = {"optim.final", *(f"data.augment.{field.name}" for field in dataclasses.fields(Augment))}
   rules = [
@@ -295,6 +297,8 @@ def _check(config: Config) -> None:
   for key, known in choices.items():
     if values[key] not in known:
       raise UserError(f"config.{key} must be one of {', '.join(map(repr, known))}, not {values[key]!r}")
+  if config.data.feature_tokens and not config.data.feature_views:
+    raise UserError("config.data.feature_tokens thins out cached tokens: set config.data.feature_views, too")
   if not config.data.sources:
     raise UserError("config.data.sources is empty: there is nothing to train on")
   for i, source in enumerate(config.data.sources):

@@ -1,7 +1,7 @@
 """Asks a trained model about pictures of one's own.
 
   python -m vljepa_jax.predict --workdir=runs/base --input=cat.jpg --candidates="cat,dog,car"
-  python -m vljepa_jax.predict --workdir=runs/base --input=cat.jpg --query="is there a dog?" --candidates="yes,no"
+  python -m vljepa_jax.predict --workdir=runs/base --input=cat.jpg --query="what is this?" --candidates="animal,food"
   python -m vljepa_jax.predict --workdir=runs/base --input=pictures/ --texts=wanted.txt
 
 The first two rank the candidates for every picture, the last one finds for every line of a file its five pictures in a

@@ -1,5 +1,6 @@
 """Where a run starts from."""
 
+from collections.abc import Collection
 import pathlib
 from typing import Any
 
@@ -39,27 +40,38 @@ def start(
 
 
 def pretrained_params(config: Config, parts: Parts) -> Any:
-  """Parameters from the seed, with those that the config wants from elsewhere put in their place."""
-  placed = parts.shardings.params
-  init = lambda key: sharding.unbox(parts.init(key))
-  params = jax.jit(init, out_shardings=placed)(jax.random.key(config.seed))
-  towers = parts.model.config
+  """Parameters where the run begins: loaded ones where the config names weights, what follows from them, the seed.
+
+  Only what no file gives is initialised, and every tensor goes to its devices as it is read: memory stays near the
+  size of the parameters.
+  """
+  placed = traverse_util.flatten_dict(parts.shardings.params)
+  leaves = {}
   with as_user_error(*INPUT_ERRORS):
     for name in TOWERS:
       spec = getattr(config.model, name).weights
       if spec:
-        loaded = weights.load_tower(spec, getattr(towers, name), parts.shapes[name])
-        params = params | {name: _replaced(params[name], loaded, placed[name])}
+        loaded = weights.load_tower(spec, getattr(parts.model.config, name), parts.shapes[name])
+        flat = traverse_util.flatten_dict(loaded)
+        del loaded
+        for path in list(flat):
+          leaves[name, *path] = jax.device_put(flat.pop(path), placed[name, *path])
+    leaves |= _seeded(config.seed, parts, leaves.keys())
+    params = traverse_util.unflatten_dict({path: leaves[path] for path in placed})
     if config.model.y_head:
       params = weights.init_y_head(config.model.y_head_init, params)
     if config.model.token_init == "y_encoder":
       params = weights.copy_token_table(params)
-  return jax.device_put(params, placed)
+  return jax.device_put(params, parts.shardings.params)
 
 
-def _replaced(params: Any, loaded: Any, placed: Any) -> Any:
-  """`params` with the leaves of `loaded`, which may be fewer, each put where it belongs."""
-  flat, places = traverse_util.flatten_dict(params), traverse_util.flatten_dict(placed)
-  for path, value in traverse_util.flatten_dict(loaded).items():
-    flat[path] = jax.device_put(value, places[path])
-  return traverse_util.unflatten_dict(flat)
+def _seeded(seed: int, parts: Parts, given: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], jax.Array]:
+  """The leaves that are not given, by path; the same values whatever is given."""
+
+  def init(key):
+    flat = traverse_util.flatten_dict(sharding.unbox(parts.init(key)))
+    return {path: leaf for path, leaf in flat.items() if path not in given}
+
+  flat = traverse_util.flatten_dict(parts.shardings.params)
+  placed = {path: place for path, place in flat.items() if path not in given}
+  return jax.jit(init, out_shardings=placed)(jax.random.key(seed))

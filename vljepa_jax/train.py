@@ -205,7 +205,8 @@ def make_iterator(
   changes = augment.Augment(**dataclasses.asdict(data.augment))
   tokens = make_features(config, parts, params, sources, workdir, changes) if data.feature_views else {}
   return pipeline.make_train_iterator(
-      [pipeline.Stream(s.name, sources[s.dataset], s.view, s.weight, tokens.get(s.dataset)) for s in data.sources],
+      [pipeline.Stream(s.name, sources[s.dataset], s.view, s.weight, tokens.get(s.dataset), data.feature_tokens)
+       for s in data.sources],
       global_batch=config.train.batch_size,
       seed=config.seed,
       query=make_text_input(config.tokenizers.query, config.tokenizers.query_length),

@@ -116,6 +116,14 @@ def test_features_are_those_of_the_record(source, features):
   assert views == set(range(VIEWS))
 
 
+def test_some_tokens_are_kept_in_their_order(source):
+  tokens = np.broadcast_to(np.arange(6)[:, None], (RECORDS, VIEWS, 6, 4)).astype(np.float16)
+  batches, _ = take([Stream("captions", source, "caption", 1.0, tokens, tokens=3)], 24)
+  kept = np.concatenate([batch["visual"][..., 0] for batch in batches])
+  assert kept.shape == (192, 3) and (np.diff(kept) > 0).all()
+  assert len({tuple(row) for row in kept}) == 20  # every choice of 3 out of 6 in its turn
+
+
 def test_mixture_follows_the_weights_and_questions_are_answered(source, features):
   batches, _ = take(mixture(source, features), 25)
   asked = 0
@@ -213,6 +221,8 @@ def test_bad_arguments(source, features):
       (changed(view="captions"), {}, "'captions' has the view 'captions'; there are caption, what, is_there, which_word"),
       (changed(weight=0.0), {}, "'captions' has the weight 0.0"),
       (changed(features=features[:5]), {}, "features of 5 pictures, but 24 records"),
+      (changed(tokens=1), {}, "'captions' keeps 1 tokens of a picture, but has no features"),
+      (changed(features=features, tokens=3), {}, "'captions' keeps 3 tokens of a picture, which has 2"),
       ([stream, *changed(features=features)], {}, "either all streams have cached features or none"),
       ([stream], dict(shard_count=3), "a global batch of 8 cannot be shared by 3 hosts"),
       ([stream], dict(held_out=source.captions()), "every caption of stream 'captions' is in the evaluation split"),

@@ -34,6 +34,8 @@ class Stream:
     weight: share of the examples, relative to the other streams.
     features: (records, views, N, D) tokens of a frozen X-encoder, one row for each record of the source; training
       draws one of the views. None decodes and augments the pictures instead.
+    tokens: how many of the N tokens an example keeps, drawn anew each time and left in their order; 0 keeps all.
+      Cheaper steps, and the predictor never sees the same picture twice (FLIP, arXiv 2212.00794).
   """
 
   name: str
@@ -41,6 +43,7 @@ class Stream:
   view: str
   weight: float
   features: np.ndarray | None = None
+  tokens: int = 0
 
 
 def make_train_iterator(
@@ -61,7 +64,7 @@ def make_train_iterator(
   """An endless iterator over the batches of one host.
 
   A batch is a dict of arrays, b = global_batch / shard_count:
-    visual (b, N, D), as stored in `features`; or video (b, frames, image_size, image_size, 3) uint8
+    visual (b, N, D), as stored in `features`, or (b, tokens, D); or video (b, frames, image_size, image_size, 3) uint8
     query (b, Q) int32, query_mask (b, Q) bool; rows of captions have no real token, and Q is 0 where no stream asks
     target (b, L) int32, target_mask (b, L) bool, target_id (b,) int32
     record_id (b,) int32, the index of the record in its source
@@ -145,7 +148,10 @@ class _Examples(grain.transforms.RandomMap):
   def _picture(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     features = self._stream.features
     if features is not None:
-      return {"visual": features[index, rng.integers(features.shape[1])]}
+      tokens = features[index, rng.integers(features.shape[1])]
+      if self._stream.tokens:
+        tokens = tokens[np.sort(rng.permutation(len(tokens))[: self._stream.tokens])]
+      return {"visual": tokens}
     image = augment_lib.random_view(self._stream.source.image(index), self._image_size, self._augment, rng)
     return {"video": np.repeat(image[None], self._frames, axis=0)}
 
@@ -173,6 +179,11 @@ def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> No
       raise ValueError(f"stream {stream.name!r} has the weight {stream.weight}; leave it out or make it positive")
     if not len(stream.source):
       raise ValueError(f"stream {stream.name!r} has no records")
+    if stream.features is None and stream.tokens:
+      raise ValueError(f"stream {stream.name!r} keeps {stream.tokens} tokens of a picture, but has no features")
+    if stream.features is not None and stream.tokens > stream.features.shape[2]:
+      raise ValueError(
+          f"stream {stream.name!r} keeps {stream.tokens} tokens of a picture, which has {stream.features.shape[2]}")
     if stream.features is not None and len(stream.features) != len(stream.source):
       raise ValueError(
           f"stream {stream.name!r} has features of {len(stream.features)} pictures, but {len(stream.source)} records")
