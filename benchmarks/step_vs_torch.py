@@ -375,7 +375,7 @@ def main() -> None:
         f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}; load before {os.getloadavg()[0]:.2f}", flush=True)
 
   with jax.set_mesh(parts.mesh), nn.logical_axis_rules(config.mesh.rules):
-    params = start.pretrained_params(config, parts)
+    params, _ = start.pretrained_params(config, parts)
     towers = jax.device_get({name: tree for name, tree in params.items() if name != "x_encoder"})
     contestants = [
         Ours(config, parts, params, batch),

@@ -13,7 +13,7 @@ def pretrained(**changes):
   config = tiny.recipe(**{"mesh.data": 4, "mesh.fsdp": 2, **changes})
   parts = parts_lib.make_parts(config)
   with jax.set_mesh(parts.mesh), logical_axis_rules(config.mesh.rules):
-    return parts, start.pretrained_params(config, parts)
+    return parts, start.pretrained_params(config, parts)[0]
 
 
 def test_parts_follow_from_each_other_and_lie_where_they_belong():

@@ -33,17 +33,20 @@ def start(
     params = checkpoint.load_params(path, sharding.with_shardings(parts.shapes, parts.shardings.params))
     origin = f"starting from the parameters of {path}"
   else:
-    params = pretrained_params(config, parts)
+    params, _ = pretrained_params(config, parts)
     origin = f"starting from seed {config.seed} and the pretrained weights"
   make_state = lambda params: parts_lib.first_state(config, parts.tx, parts.frozen, params)
   return jax.jit(make_state, out_shardings=parts.shardings)(params), None, origin
 
 
-def pretrained_params(config: Config, parts: Parts) -> Any:
+def pretrained_params(config: Config, parts: Parts) -> tuple[Any, frozenset[tuple[str, ...]]]:
   """Parameters where the run begins: loaded ones where the config names weights, what follows from them, the seed.
 
   Only what no file gives is initialised, and every tensor goes to its devices as it is read: memory stays near the
   size of the parameters.
+
+  Returns:
+    The parameters, and the paths of those that are as the seed made them.
   """
   placed = traverse_util.flatten_dict(parts.shardings.params)
   leaves = {}
@@ -56,13 +59,15 @@ def pretrained_params(config: Config, parts: Parts) -> Any:
         del loaded
         for path in list(flat):
           leaves[name, *path] = jax.device_put(flat.pop(path), placed[name, *path])
-    leaves |= _seeded(config.seed, parts, leaves.keys())
+    seeded = _seeded(config.seed, parts, leaves.keys())
+    leaves |= seeded
     params = traverse_util.unflatten_dict({path: leaves[path] for path in placed})
     if config.model.y_head:
       params = weights.init_y_head(config.model.y_head_init, params)
     if config.model.token_init == "y_encoder":
       params = weights.copy_token_table(params)
-  return jax.device_put(params, parts.shardings.params)
+  flat = traverse_util.flatten_dict(params)
+  return jax.device_put(params, parts.shardings.params), frozenset(path for path in seeded if flat[path] is seeded[path])
 
 
 def _seeded(seed: int, parts: Parts, given: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], jax.Array]:
