@@ -158,6 +158,7 @@ def test_answer_ranks_the_candidates_by_the_query(model, pictures):
     (lambda m: m.encode_image([np.zeros((4, 4, 3))]), "float64"),
     (lambda m: m.encode_video(np.zeros((0, 1, 4, 4, 3), np.uint8)), "non-empty"),
     (lambda m: m.encode_video(np.zeros((4, 4, 3), np.uint8)), "T, H, W, 3"),
+    (lambda m: m.encode_prepared(np.zeros((2, 1, 4, 4, 3), np.uint8)), r"must be a non-empty \(n, T, 32, 32, 3\)"),
     (lambda m: m.encode_text([]), "there are no texts"),
     (lambda m: m.encode_text("cat"), "not the single text 'cat'"),
     (lambda m: m.predict(np.zeros((0, 4, 48))), "non-empty"),

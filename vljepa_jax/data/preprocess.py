@@ -74,8 +74,8 @@ class Preprocess:
 
   def cut(self, canvas: np.ndarray, box: Box) -> np.ndarray:
     """A part of the canvas, scaled to (size, size, 3) with antialiasing."""
-    filter = Image.Resampling.BICUBIC if self.kind == PAD_SQUARE else Image.Resampling.BILINEAR
-    return np.array(Image.fromarray(canvas).resize((self.size, self.size), filter, box=box))
+    resample = Image.Resampling.BICUBIC if self.kind == PAD_SQUARE else Image.Resampling.BILINEAR
+    return np.array(Image.fromarray(canvas).resize((self.size, self.size), resample, box=box))
 
 
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:
