@@ -50,7 +50,7 @@ def with_value(key, value):
     ("data.augment.flip", 1.5, "config.data.augment.flip must be within 0..1"),
     ("data.sources", (), "config.data.sources is empty"),
     ("data.workers", -1, "config.data.workers must be 0 or more"),
-    ("data.preprocess", "squash", "config.data.preprocess must be one of 'pad_square', 'vjepa2', 'imagenet', not 'squa"),
+    ("data.preprocess", "squash", "config.data.preprocess must be one of 'pad_square', 'vjepa2', 'imagenet', not"),
     ("tokenizers.query.pad_side", "top", "config.tokenizers.query.pad_side must be one of 'right', 'left', not 'top'"),
     ("tokenizers.target.cut", "middle", "config.tokenizers.target.cut must be one of 'right', 'left', not 'middle'"),
     ("tokenizers.target.length", 0, "config.tokenizers.target.length must be above 0"),

@@ -130,8 +130,8 @@ class Model:
     size = self._preprocess.size
     if frames.ndim != 5 or frames.shape[2:] != (size, size, 3) or frames.dtype != np.uint8 or not frames.size:
       raise ValueError(
-          f"prepared clips must be a non-empty (n, T, {size}, {size}, 3) uint8 array, not {frames.shape} {frames.dtype}; "
-          "encode_image and encode_video take any size")
+          f"prepared clips must be a non-empty (n, T, {size}, {size}, 3) uint8 array, not {frames.shape} {frames.dtype}"
+          "; give others to encode_image or encode_video")
     return self._run(self.forward.encode_video, frames)
 
   def encode_text(self, texts: Sequence[str]) -> np.ndarray:

@@ -39,7 +39,9 @@ class Augment:
       raise ValueError("augment.min_area must be above 0; 1 never crops")
 
 
-def view(image: np.ndarray, preprocess: Preprocess, augment: Augment, seed: int, record: int, number: int) -> np.ndarray:
+def view(
+    image: np.ndarray, preprocess: Preprocess, augment: Augment, seed: int, record: int, number: int
+) -> np.ndarray:
   """One of the fixed views of a picture that a feature cache holds.
 
   View 0 is the picture as in evaluation, view 1 its mirror, later ones are random; the same arguments always give

@@ -121,7 +121,7 @@ class _Examples(grain.transforms.RandomMap):
     self._preprocess = preprocess
     self._frames = frames
     self._held_out = held_out
-    self._no_query = np.zeros(query.length, np.int32), np.zeros(query.length, bool)
+    self._no_query = np.full(query.length, query.pad_id, np.int32), np.zeros(query.length, bool)
 
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     index = int(element)

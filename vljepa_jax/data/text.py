@@ -112,7 +112,8 @@ class TextInput:
       if getattr(self, name) not in SIDES:
         raise ValueError(f"{name} must be one of {', '.join(SIDES)}, not {getattr(self, name)!r}")
     if not 0 <= self.pad_id < self.tokenizer.vocab_size:
-      raise ValueError(f"pad_id must be a token of the tokenizer, 0..{self.tokenizer.vocab_size - 1}, not {self.pad_id}")
+      last = self.tokenizer.vocab_size - 1
+      raise ValueError(f"pad_id must be a token of the tokenizer, 0..{last}, not {self.pad_id}")
 
   def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """ids (n, L) int32 and mask (n, L) bool, True = real token, of n texts."""
