@@ -304,7 +304,7 @@ def random_batch(config: Config, parts: Parts) -> dict[str, np.ndarray]:
   """A training batch of the config's shapes; texts of random tokens and lengths."""
   rng = np.random.default_rng(config.seed)
   data, size = config.data, config.train.batch_size
-  query_length, target_length = config.tokenizers.query_length, config.tokenizers.target_length
+  query_length, target_length = config.tokenizers.query.length, config.tokenizers.target.length
   video = jax.ShapeDtypeStruct((size, data.frames, data.image_size, data.image_size, 3), jnp.uint8)
   encode = lambda params, video: parts.model.apply({"params": params}, video, method=VLJepa.encode_video)
   visual = jax.eval_shape(encode, parts.shapes, video).shape

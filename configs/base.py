@@ -47,7 +47,8 @@ def get_config(variant: str = "base") -> ConfigDict:
       y_head_init="identity",
       token_init="y_encoder",
   ))
-  config.tokenizers = ConfigDict(dict(query=MINILM, target=MINILM, query_length=19, target_length=16))
+  tokenizer = dict(source=MINILM, prompt="", special_tokens=True, cut="right", pad_side="right", pad_id=0)
+  config.tokenizers = ConfigDict(dict(query=dict(length=19, **tokenizer), target=dict(length=16, **tokenizer)))
   config.data = ConfigDict(dict(
       sources=(
           dict(name="captions", dataset="openclipart", view="caption", weight=0.9),
@@ -57,6 +58,7 @@ def get_config(variant: str = "base") -> ConfigDict:
       ),
       frames=1,
       image_size=160,
+      preprocess="pad_square",
       augment=dict(
           min_area=0.6, flip=0.5, jitter=0.2, drop_keywords=0.5, shuffle_keywords=0.5, drop_title=0.0,
       ),
@@ -96,7 +98,9 @@ def _debug(config: ConfigDict) -> ConfigDict:
   config.model.predictor = ConfigDict(dict(preset="nano", weights="", dropout=0.1))
   config.model.y_encoder = ConfigDict(dict(preset="bert_nano", weights=""))
   config.model.embed_width = 32
-  config.tokenizers = ConfigDict(dict(query="bytes", target="bytes", query_length=48, target_length=48))
+  for side in (config.tokenizers.query, config.tokenizers.target):
+    side.source = "bytes"
+    side.length = 48
   config.data.image_size = 32
   config.data.feature_views = config.data.feature_tokens = 0
   config.train = ConfigDict(dict(

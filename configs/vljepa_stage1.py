@@ -12,6 +12,8 @@ FRAMES = {"1frame": 1, "8frames": 8, "32frames": 32}
 STEPS = {"1frame": 100_000, "8frames": 60_000, "32frames": 10_000}
 BATCH = {"1frame": 24_576, "8frames": 12_288, "32frames": 12_288}
 X_ENCODER_MULTIPLIER = {"1frame": None, "8frames": None, "32frames": 1.0}
+LLAMA_PAD = 128_004  # <|finetune_right_pad_id|>
+DOCUMENT = "title: none | text: "  # EmbeddingGemma's own prompt for what is to be found
 LEARNING_RATE = {"1frame": 5e-5, "8frames": 5e-5, "32frames": 1e-5}
 
 
@@ -32,14 +34,16 @@ def get_config(variant: str = "1frame") -> ConfigDict:
       y_head_init="normal",
       token_init="",
   ))
+  tokenizer = dict(length=512, special_tokens=True, cut="right", pad_side="right")
   config.tokenizers = ConfigDict(dict(
-      query="hf://meta-llama/Llama-3.2-1B", target="hf://google/embeddinggemma-300m", query_length=512,
-      target_length=512,
+      query=dict(source="hf://meta-llama/Llama-3.2-1B", prompt="", pad_id=LLAMA_PAD, **tokenizer),
+      target=dict(source="hf://google/embeddinggemma-300m", prompt=DOCUMENT, pad_id=0, **tokenizer),
   ))
   config.data = ConfigDict(dict(
       sources=(dict(name="captions", dataset="data/captions", view="caption", weight=1.0),),
       frames=FRAMES[variant],
       image_size=256,
+      preprocess="vjepa2",
       augment=dict(
           min_area=0.3, flip=0.0, jitter=0.0, drop_keywords=0.0, shuffle_keywords=0.0, drop_title=0.0,
       ),

@@ -10,8 +10,9 @@ import pytest
 
 from tests import tiny_model
 from vljepa_jax import api
+from vljepa_jax import config as config_lib
 from vljepa_jax.config import model_config
-from vljepa_jax.data.image import fit_square
+from vljepa_jax.data.preprocess import Preprocess, fit_square
 from vljepa_jax.model.vljepa import VLJepa
 
 TEXTS = ["a", "a cat", "dog", "the quick brown fox jumps over it", "car, vehicle", "cat"]
@@ -45,6 +46,25 @@ def test_texts_keep_their_order_whatever_their_length(model):
   tokens, mask = model._target(TEXTS)  # rows of full length
   np.testing.assert_allclose(embed, apply(VLJepa.encode_text, tokens, mask), atol=1e-5)
   np.testing.assert_allclose(np.linalg.norm(embed, axis=1), 1, atol=1e-5)
+
+
+def test_the_side_of_pads_changes_no_embedding(model, pictures):
+  config = tiny_model.debug_config()
+  to_left = lambda side: dataclasses.replace(side, pad_side="left", pad_id=7)
+  sides = config_lib.Tokenizers(to_left(config.tokenizers.query), to_left(config.tokenizers.target))
+  left = api.Model(dataclasses.replace(config, tokenizers=sides), tiny_model.debug_params())
+  np.testing.assert_allclose(left.encode_text(TEXTS), model.encode_text(TEXTS), atol=1e-6)
+  visual, queries = model.encode_image(pictures[:6]), [f"{text}?" for text in TEXTS]
+  np.testing.assert_allclose(left.predict(visual, queries), model.predict(visual, queries), atol=1e-6)
+
+
+def test_a_prompt_stands_before_every_text(model):
+  config = tiny_model.debug_config()
+  target = dataclasses.replace(config.tokenizers.target, prompt="text: ")
+  sides = dataclasses.replace(config.tokenizers, target=target)
+  prompted = api.Model(dataclasses.replace(config, tokenizers=sides), tiny_model.debug_params())
+  np.testing.assert_allclose(
+      prompted.encode_text(TEXTS[:3]), model.encode_text([f"text: {text}" for text in TEXTS[:3]]), atol=1e-6)
 
 
 def test_query_free_one_query_and_a_query_each(model, pictures):
@@ -94,6 +114,19 @@ def test_pictures_of_any_size_and_from_files(model, pictures, tmp_path):
   np.testing.assert_array_equal(visual, np.repeat(visual[:1], 4, axis=0))
 
 
+def test_pictures_and_clips_are_prepared_once_as_the_config_says(pictures):
+  config = tiny_model.debug_config()
+  config = dataclasses.replace(config, data=dataclasses.replace(config.data, preprocess="vjepa2"))
+  model = api.Model(config, tiny_model.debug_params())
+  fit = Preprocess("vjepa2", SIZE)
+  expected = apply(VLJepa.encode_video, np.stack([fit(picture) for picture in pictures[:3]])[:, None])
+  np.testing.assert_allclose(model.encode_image(pictures[:3]), expected, atol=1e-5)
+  np.testing.assert_allclose(model.encode_video(pictures[:3, None]), expected, atol=1e-5)
+  prepared = api.prepare_pictures(pictures[:3], api.make_preprocess(config))
+  np.testing.assert_allclose(model.encode_prepared(prepared[:, None]), expected, atol=1e-5)
+  assert np.abs(model.encode_prepared(pictures[:3, None]) - expected).max() > 1e-2
+
+
 def test_a_picture_is_a_clip_of_one_frame(model, pictures):
   np.testing.assert_array_equal(model.encode_video(pictures[:3, None]), model.encode_image(pictures[:3]))
   clips = np.repeat(pictures[:2, None], 4, axis=1)
@@ -125,6 +158,7 @@ def test_answer_ranks_the_candidates_by_the_query(model, pictures):
     (lambda m: m.encode_image([np.zeros((4, 4, 3))]), "float64"),
     (lambda m: m.encode_video(np.zeros((0, 1, 4, 4, 3), np.uint8)), "non-empty"),
     (lambda m: m.encode_video(np.zeros((4, 4, 3), np.uint8)), "T, H, W, 3"),
+    (lambda m: m.encode_prepared(np.zeros((2, 1, 4, 4, 3), np.uint8)), r"must be a non-empty \(n, T, 32, 32, 3\)"),
     (lambda m: m.encode_text([]), "there are no texts"),
     (lambda m: m.encode_text("cat"), "not the single text 'cat'"),
     (lambda m: m.predict(np.zeros((0, 4, 48))), "non-empty"),

@@ -50,12 +50,27 @@ def with_value(key, value):
     ("data.augment.flip", 1.5, "config.data.augment.flip must be within 0..1"),
     ("data.sources", (), "config.data.sources is empty"),
     ("data.workers", -1, "config.data.workers must be 0 or more"),
+    ("data.preprocess", "squash", "config.data.preprocess must be one of 'pad_square', 'vjepa2', 'imagenet', not"),
+    ("tokenizers.query.pad_side", "top", "config.tokenizers.query.pad_side must be one of 'right', 'left', not 'top'"),
+    ("tokenizers.target.cut", "middle", "config.tokenizers.target.cut must be one of 'right', 'left', not 'middle'"),
+    ("tokenizers.target.length", 0, "config.tokenizers.target.length must be above 0"),
+    ("tokenizers.query.pad_id", -1, "config.tokenizers.query.pad_id must be 0 or more"),
+    ("tokenizers.query.special_tokens", 1, "config.tokenizers.query.special_tokens must be bool, not 1"),
+    ("tokenizers.query", "bytes", "config.tokenizers.query must be a dict with the keys of Tokenizer"),
     ("model.y_head_init", "eye", "config.model.y_head_init must be one of"),
     ("name", "a/b", "config.name must be a plain name"),
 ])
 def test_what_no_run_can_use_is_named(key, value, message):
   with pytest.raises(UserError, match=message):
     config.parse(with_value(key, value))
+
+
+def test_a_prompt_is_not_cut():
+  plain = with_value("tokenizers.query.prompt", "query: ")
+  config.parse(plain)
+  plain["tokenizers"]["query"]["cut"] = "left"
+  with pytest.raises(UserError, match="config.tokenizers.query.cut='left' would cut the prompt first"):
+    config.parse(plain)
 
 
 @pytest.mark.parametrize("key, value", [("view", "movie"), ("weight", 0.0)])
@@ -90,7 +105,7 @@ def test_a_run_may_go_on_with_other_lengths_and_devices(tmp_path, key, value):
 
 @pytest.mark.parametrize("key, value", [
     ("seed", 1), ("train.batch_size", 32), ("optim.b2", 0.9), ("model.predictor.dropout", 0.5),
-    ("data.image_size", 64),
+    ("data.image_size", 64), ("data.preprocess", "vjepa2"), ("tokenizers.target.prompt", "text: "),
 ])
 def test_a_run_may_not_become_another(tmp_path, key, value):
   with pytest.raises(UserError, match=f"holds a run with config.{key}"):

@@ -5,6 +5,7 @@ import pytest
 
 from tests import tiny_model
 from vljepa_jax import evaluate, evaluation, report
+from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import Source
 
 
@@ -38,7 +39,7 @@ def test_an_oracle_of_captions_knows_nothing_of_classes_and_paraphrases(results)
 def test_a_real_model_and_tokens_that_were_kept(held_out):
   model = tiny_model.debug_model()
   results, details = evaluation.evaluate(model, held_out)
-  kept, _ = evaluation.evaluate(model, held_out, visual=model.encode_image(held_out.pictures))
+  kept, _ = evaluation.evaluate(model, held_out, visual=model.encode_prepared(held_out.pictures[:, None]))
   assert results == kept and "before" not in results["paraphrase"]
   assert {k: results[k] for k in ("classification", "image_to_text", "text_to_image")} == (
       evaluation.evaluate_matching(model, held_out))
@@ -64,7 +65,7 @@ def test_questions_are_the_same_every_time(held_out):
 def test_an_empty_split_is_named():
   empty = Source("mine", "test", [], ("a",))
   with pytest.raises(ValueError, match="'test' of mine is empty"):
-    evaluation.read_held_out(empty, empty, 32)
+    evaluation.read_held_out(empty, empty, Preprocess("pad_square", 32))
 
 
 def test_results_survive_a_failed_write(tmp_path):

@@ -7,9 +7,11 @@ import pytest
 from vljepa_jax import features
 from vljepa_jax.data import openclipart
 from vljepa_jax.data.augment import Augment, view
+from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import Source
 
-VIEWS = features.Views(count=3, image_size=8, frames=2, augment=Augment(0.5, 0.5, 0.2, 0, 0, 0), seed=4)
+VIEWS = features.Views(
+    count=3, preprocess=Preprocess("pad_square", 8), frames=2, augment=Augment(0.5, 0.5, 0.2, 0, 0, 0), seed=4)
 PARAMS = {"stem": {"kernel": np.ones(3, np.float32)}}
 
 
@@ -39,7 +41,7 @@ def test_every_view_of_every_picture_in_its_place(tmp_path, source):
   assert tokens.shape == (5, 3, 2, 3) and tokens.dtype == np.float16
   for record in range(5):
     for number in range(3):
-      picture = view(source.image(record), 8, VIEWS.augment, VIEWS.seed, record, number)
+      picture = view(source.image(record), VIEWS.preprocess, VIEWS.augment, VIEWS.seed, record, number)
       np.testing.assert_allclose(tokens[record, number], [picture.mean(axis=(0, 1))] * 2, rtol=1e-3)
   assert set(shapes) == {(4, 2, 8, 8, 3)}  # the last batch too: one compiled shape
   assert reports[-1] == (15, 15)
@@ -63,6 +65,7 @@ def test_cache_is_used_only_for_what_it_was_made_of(tmp_path, source):
       {"params": {"stem": {"kernel": np.float32([1, 1, 1.0000001])}}},
       {"encoder": "tiny"},
       {"views": dataclasses.replace(VIEWS, seed=5)},
+      {"views": dataclasses.replace(VIEWS, preprocess=Preprocess("vjepa2", 8))},
       {"views": dataclasses.replace(VIEWS, augment=dataclasses.replace(VIEWS.augment, flip=0.25))},
   ):
     assert calls_of(**changes) == 4

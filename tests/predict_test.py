@@ -10,6 +10,7 @@ import pytest
 from tests import tiny_model
 import vljepa_jax
 from vljepa_jax import predict
+from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.errors import UserError
 
 
@@ -71,7 +72,7 @@ def test_search_gives_five_pictures_for_every_text(workdir, pictures, texts):
   rows = run(workdir, pictures, texts=texts)
   assert list(rows) == ["a cat", "a dog", "four", "five", "six", "seven"]
   model = vljepa_jax.load(workdir)
-  names, pixels = predict.read_pictures(pictures, 32)
+  names, pixels = predict.read_pictures(pictures, Preprocess("pad_square", 32))
   scores = model.encode_text(["a cat"]) @ model.predict(model.encode_image(pixels)).T
   assert [name for name, _ in rows["a cat"]] == [names[i] for i in np.argsort(-scores[0])[:5]]
 

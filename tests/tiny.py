@@ -28,10 +28,10 @@ def batch(index, config):
   mask = lambda length: np.arange(length) < rng.integers(2, length, (b, 1))
   return {
       "video": rng.integers(0, 256, (b, config.data.frames, size, size, 3)).astype(np.uint8),
-      "query": ids(tokens.query_length),
-      "query_mask": mask(tokens.query_length),
-      "target": ids(tokens.target_length),
-      "target_mask": mask(tokens.target_length),
+      "query": ids(tokens.query.length),
+      "query_mask": mask(tokens.query.length),
+      "target": ids(tokens.target.length),
+      "target_mask": mask(tokens.target.length),
       "target_id": np.where(np.arange(b) % 4 == 1, 0, np.arange(b)).astype(np.int32),
   }
 

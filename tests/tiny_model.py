@@ -34,7 +34,7 @@ def debug_params() -> Any:
   config = debug_config()
   tokenizers = config.tokenizers
   batch = step.abstract_batch(
-      1, 1, config.data.image_size, tokenizers.query_length, tokenizers.target_length)
+      1, 1, config.data.image_size, tokenizers.query.length, tokenizers.target.length)
   module = VLJepa(config_lib.model_config(config.model))
   return jax.jit(lambda key: sharding.unbox(step.init_params(module, batch, key)))(jax.random.key(0))
 
@@ -58,7 +58,7 @@ def small_held_out(count: int = 24) -> evaluation.HeldOut:
   """The first pictures of openclipart's test split."""
   part = lambda split, n: Source(
       "openclipart", split, [openclipart.data_source(split)[i] for i in range(n)], openclipart.CLASSES)
-  return evaluation.read_held_out(part("test", count), part("train", 1200), debug_config().data.image_size)
+  return evaluation.read_held_out(part("test", count), part("train", 1200), api.make_preprocess(debug_config()))
 
 
 class Oracle:
@@ -70,8 +70,8 @@ class Oracle:
     self._captions = [record.caption for record in held_out.records]
     self._answers = {(q.record, q.query): q.answer for q in held_out.questions}
 
-  def encode_image(self, images):
-    return np.arange(len(images), dtype=np.float32)[:, None, None]
+  def encode_prepared(self, frames):
+    return np.arange(len(frames), dtype=np.float32)[:, None, None]
 
   def encode_text(self, texts):
     seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") for text in texts]

@@ -27,7 +27,8 @@ from vljepa_jax import config as config_lib
 from vljepa_jax import sharding
 from vljepa_jax import step
 from vljepa_jax.config import Config, model_config
-from vljepa_jax.data.image import fit_square, read_image
+from vljepa_jax.data.image import read_image
+from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.text import BYTES, TextInput, Tokenizer
 from vljepa_jax.errors import INPUT_ERRORS, as_user_error
 from vljepa_jax.model.vljepa import VLJepa, VLJepaConfig
@@ -86,9 +87,9 @@ class Model:
   def __init__(self, config: Config, params: Any):
     self.config = config
     self.forward = forward_passes(model_config(config.model))
-    tokenizers = config.tokenizers
-    self._query = TextInput(_tokenizer(tokenizers.query), tokenizers.query_length)
-    self._target = TextInput(_tokenizer(tokenizers.target), tokenizers.target_length)
+    self._preprocess = make_preprocess(config)
+    self._query = _shared_text_input(config.tokenizers.query)
+    self._target = _shared_text_input(config.tokenizers.target)
     self._params = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params)
     placed = jax.tree.leaves(self._params)[0].sharding
     self._mesh = placed.mesh if isinstance(placed, NamedSharding) else None
@@ -97,8 +98,8 @@ class Model:
     """Visual tokens of pictures.
 
     Args:
-      images: n paths or (H, W, 3) uint8 arrays of any size, or one (n, H, W, 3) uint8 array. The whole picture is
-        fitted into a white square of `config.data.image_size`.
+      images: n paths or (H, W, 3) uint8 arrays of any size, or one (n, H, W, 3) uint8 array. They become
+        squares of `config.data.image_size` as `config.data.preprocess` says.
 
     Returns:
       (n, N, D) float32.
@@ -106,8 +107,7 @@ class Model:
     Raises:
       ValueError: there is no picture, or one is not RGB uint8 or cannot be read.
     """
-    pictures = prepare_pictures(images, self.config.data.image_size)
-    return self._run(self.forward.encode_video, pictures[:, None])
+    return self.encode_prepared(prepare_pictures(images, self._preprocess)[:, None])
 
   def encode_video(self, videos: np.ndarray) -> np.ndarray:
     """Visual tokens of clips. videos: (n, T, H, W, 3) uint8, T as in training -> (n, N, D) float32."""
@@ -115,20 +115,37 @@ class Model:
     if videos.ndim != 5 or videos.shape[-1] != 3 or videos.dtype != np.uint8 or not videos.size:
       raise ValueError(
           f"clips must be a non-empty (n, T, H, W, 3) uint8 array, not {videos.shape} {videos.dtype}")
-    size = self.config.data.image_size
-    frames = prepare_pictures(videos.reshape(-1, *videos.shape[2:]), size)
-    return self._run(self.forward.encode_video, frames.reshape(*videos.shape[:2], size, size, 3))
+    frames = prepare_pictures(videos.reshape(-1, *videos.shape[2:]), self._preprocess)
+    return self.encode_prepared(frames.reshape(*videos.shape[:2], *frames.shape[1:]))
+
+  def encode_prepared(self, frames: np.ndarray) -> np.ndarray:
+    """Visual tokens of clips from `prepare_pictures`, which must not run twice: each time it would cut margins off.
+
+    Args:
+      frames: (n, T, size, size, 3) uint8.
+
+    Returns:
+      (n, N, D) float32.
+    """
+    size = self._preprocess.size
+    if frames.ndim != 5 or frames.shape[2:] != (size, size, 3) or frames.dtype != np.uint8 or not frames.size:
+      raise ValueError(
+          f"prepared clips must be a non-empty (n, T, {size}, {size}, 3) uint8 array, not {frames.shape} {frames.dtype}"
+          "; give others to encode_image or encode_video")
+    return self._run(self.forward.encode_video, frames)
 
   def encode_text(self, texts: Sequence[str]) -> np.ndarray:
     """Embeddings of texts by the Y-encoder. n texts -> (n, E)."""
     _check_texts(texts, "texts")
     tokens, mask = self._target(texts)
     order = np.argsort(mask.sum(axis=1), kind="stable")  # short texts together, in short rows
+    left = self.config.tokenizers.target.pad_side == "left"
     limit = self.config.eval.batch_size
     parts = []
     for rows in (order[start:start + limit] for start in range(0, len(order), limit)):
       length = min(mask.shape[1], _power_of_two(max(MIN_TEXT_LENGTH, int(mask[rows].sum(axis=1).max()))))
-      parts.append(self._run(self.forward.encode_text, tokens[rows, :length], mask[rows, :length]))
+      columns = slice(-length, None) if left else slice(length)
+      parts.append(self._run(self.forward.encode_text, tokens[rows, columns], mask[rows, columns]))
     return np.concatenate(parts)[np.argsort(order)]
 
   def predict(self, visual: np.ndarray, query: str | Sequence[str] | None = None) -> np.ndarray:
@@ -173,16 +190,18 @@ class Model:
       self, images: Sequence[Picture] | np.ndarray, labels: Sequence[str], templates: Sequence[str] | None = None
   ) -> list[Ranked]:
     """Labels of every picture, the best first, each with its cosine similarity to the query-free prediction."""
-    label_embed = self.encode_labels(labels, templates)
-    pred = self.predict(self.encode_image(images))
-    return [_ranked(scores, labels) for scores in pred @ label_embed.T]
+    _check_texts(labels, "labels")
+    return self.rank_labels(self.predict(self.encode_image(images)), labels, templates)
 
   def rank(self, pred_embed: np.ndarray, texts: Sequence[str]) -> list[Ranked]:
     """Texts for every prediction (n, E), the best first, each with its cosine similarity."""
-    pred_embed = np.asarray(pred_embed)
-    if pred_embed.ndim != 2 or not len(pred_embed):
-      raise ValueError(f"predictions must be a non-empty (n, E) array, not {pred_embed.shape}")
-    return [_ranked(scores, texts) for scores in pred_embed @ self.encode_text(texts).T]
+    return _ranked(pred_embed, self.encode_text(texts), texts)
+
+  def rank_labels(
+      self, pred_embed: np.ndarray, labels: Sequence[str], templates: Sequence[str] | None = None
+  ) -> list[Ranked]:
+    """As `rank`, with the embeddings of `encode_labels`."""
+    return _ranked(pred_embed, self.encode_labels(labels, templates), labels)
 
   def answer(
       self,
@@ -239,25 +258,37 @@ def abstract_params(config: Config) -> Any:
   """Unboxed shapes of the parameters of a recipe."""
   tokenizers = config.tokenizers
   batch = step.abstract_batch(
-      1, config.data.frames, config.data.image_size, tokenizers.query_length, tokenizers.target_length)
+      1, config.data.frames, config.data.image_size, tokenizers.query.length, tokenizers.target.length)
   module = VLJepa(model_config(config.model))
   return sharding.unbox(jax.eval_shape(lambda: step.init_params(module, batch, jax.random.key(0))))
 
 
-def prepare_pictures(images: Sequence[Picture] | np.ndarray, size: int) -> np.ndarray:
+def make_preprocess(config: Config) -> Preprocess:
+  """How the model of a recipe sees pictures."""
+  return Preprocess(config.data.preprocess, config.data.image_size)
+
+
+def make_text_input(side: config_lib.Tokenizer) -> TextInput:
+  """How one side of the model of a recipe reads texts."""
+  source = side.source if side.source == BYTES else resolve(side.source)
+  return TextInput(
+      Tokenizer(source), side.length, side.prompt, side.special_tokens, side.cut, side.pad_side, side.pad_id)
+
+
+def prepare_pictures(images: Sequence[Picture] | np.ndarray, preprocess: Preprocess) -> np.ndarray:
   """Pictures as the model sees them: n paths or (H, W, 3) uint8 arrays -> (n, size, size, 3) uint8."""
   if isinstance(images, (str, os.PathLike)):
     raise ValueError(f"give a list of pictures, not the single path {os.fspath(images)!r}")
   if not len(images):
     raise ValueError("there are no pictures: the list is empty")
-  return np.stack([_prepare(image, size) for image in images])
+  return np.stack([_prepare(image, preprocess) for image in images])
 
 
-def _prepare(image: Picture, size: int) -> np.ndarray:
+def _prepare(image: Picture, preprocess: Preprocess) -> np.ndarray:
   pixels = read_image(image) if isinstance(image, (str, os.PathLike)) else np.asarray(image)
   if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
     raise ValueError(f"a picture must be a path or an (H, W, 3) uint8 array, not {pixels.shape} {pixels.dtype}")
-  return fit_square(pixels, size)
+  return preprocess(pixels)
 
 
 def _power_of_two(count: int) -> int:
@@ -272,11 +303,15 @@ def _check_texts(texts: Sequence[str], what: str) -> None:
     raise ValueError(f"there are no {what}: the list is empty")
 
 
-def _ranked(scores: np.ndarray, texts: Sequence[str]) -> Ranked:
-  return [(texts[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+def _ranked(pred_embed: np.ndarray, embed: np.ndarray, texts: Sequence[str]) -> list[Ranked]:
+  pred_embed = np.asarray(pred_embed)
+  if pred_embed.ndim != 2 or not len(pred_embed):
+    raise ValueError(f"predictions must be a non-empty (n, E) array, not {pred_embed.shape}")
+  order = lambda scores: np.argsort(-scores, kind="stable")
+  return [[(texts[i], float(scores[i])) for i in order(scores)] for scores in pred_embed @ embed.T]
 
 
 @functools.lru_cache(maxsize=8)
-def _tokenizer(spec: str) -> Tokenizer:
+def _shared_text_input(side: config_lib.Tokenizer) -> TextInput:
   with as_user_error(*INPUT_ERRORS):
-    return Tokenizer(spec if spec == BYTES else resolve(spec))
+    return make_text_input(side)

@@ -16,7 +16,9 @@ from typing import Any
 
 import ml_collections
 
+from vljepa_jax.data import preprocess
 from vljepa_jax.data.questions import KINDS
+from vljepa_jax.data.text import LEFT, SIDES
 from vljepa_jax.errors import UserError
 from vljepa_jax.model import presets
 from vljepa_jax.model.vljepa import VLJepaConfig
@@ -64,13 +66,35 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokenizers:
-  """Where `tokenizer.json` lies for queries and for targets ("bytes" is a built-in byte tokenizer), and lengths."""
+class Tokenizer:
+  """How one side of the model reads text.
 
-  query: str
-  target: str
-  query_length: int
-  target_length: int
+  Attributes:
+    source: where `tokenizer.json` lies: `pkg://package/path`, `hf://org/name`, a folder or the file; "bytes" is a
+      built-in byte tokenizer.
+    length: tokens of every text, prompt, special tokens and pads included.
+    prompt: stands before every text.
+    special_tokens: whether the tokenizer's own are added.
+    cut: "right" cuts the end of a text that is too long, "left" its beginning.
+    pad_side: "right" or "left"; the model's output does not depend on it.
+    pad_id: token of pads.
+  """
+
+  source: str
+  length: int
+  prompt: str
+  special_tokens: bool
+  cut: str
+  pad_side: str
+  pad_id: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizers:
+  """Of queries, for the predictor, and of targets, for the Y-encoder."""
+
+  query: Tokenizer
+  target: Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +136,12 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Input: sources, clip shape, augmentation, and the cache of frozen features.
+  """Input: sources, clip shape, preprocessing, augmentation, and the cache of frozen features.
 
   Attributes:
+    preprocess: how pictures and frames become squares of `image_size`. "pad_square": the whole picture on a white
+      square; "vjepa2", "imagenet": short side resized to 8/7 of the square, rounded as either does it, and the
+      centre cut out.
     feature_views: with a frozen X-encoder, how many augmented views of each picture are encoded once and
       drawn from in training; 0 runs the encoder in every step.
     feature_tokens: how many of the tokens of a view a training example keeps, drawn anew each time; 0 keeps all.
@@ -124,6 +151,7 @@ class Data:
   sources: tuple[Source, ...]
   frames: int
   image_size: int
+  preprocess: str
   augment: Augment
   feature_views: int
   feature_tokens: int
@@ -272,10 +300,17 @@ def _check(config: Config) -> None:
     raise UserError(f"config.name must be a plain name, not {config.name!r}")
   positive = {
       "optim.learning_rate", "optim.clip_norm", "data.frames", "data.image_size", "model.embed_width",
-      "tokenizers.query_length", "tokenizers.target_length", "eval.batch_size",
+      "tokenizers.query.length", "tokenizers.target.length", "eval.batch_size",
       *(f"train.{field.name}" for field in dataclasses.fields(Train)),
   }
+<<<<<<< HEAD
   not_negative = {"seed", "optim.warmup_steps", "optim.weight_decay", "data.workers", "data.feature_views", "data.feature_tokens"}
+=======
+  not_negative = {
+      "seed", "optim.warmup_steps", "optim.weight_decay", "data.workers", "data.feature_views",
+      "tokenizers.query.pad_id", "tokenizers.target.pad_id",
+  }
+>>>>>>> a42def7d3e3a2198ae5a3821bf4baf059fbffea2
   below_one = {"optim.b1", "optim.b2", "optim.ema"}
   shares = {"optim.final", *(f"data.augment.{field.name}" for field in dataclasses.fields(Augment))}
   rules = [
@@ -293,12 +328,21 @@ def _check(config: Config) -> None:
       "optim.schedule": ("constant", "cosine"),
       "model.y_head_init": ("normal", "identity"),
       "model.token_init": ("", "y_encoder"),
+      "data.preprocess": preprocess.KINDS,
+      **{f"tokenizers.{side}.{field}": SIDES for side in ("query", "target") for field in ("cut", "pad_side")},
   }
   for key, known in choices.items():
     if values[key] not in known:
       raise UserError(f"config.{key} must be one of {', '.join(map(repr, known))}, not {values[key]!r}")
+<<<<<<< HEAD
   if config.data.feature_tokens and not config.data.feature_views:
     raise UserError("config.data.feature_tokens thins out cached tokens: set config.data.feature_views, too")
+=======
+  for side in ("query", "target"):
+    if values[f"tokenizers.{side}.prompt"] and values[f"tokenizers.{side}.cut"] == LEFT:
+      raise UserError(
+          f"config.tokenizers.{side}.cut='left' would cut the prompt first; set it to 'right', or leave the prompt out")
+>>>>>>> a42def7d3e3a2198ae5a3821bf4baf059fbffea2
   if not config.data.sources:
     raise UserError("config.data.sources is empty: there is nothing to train on")
   for i, source in enumerate(config.data.sources):

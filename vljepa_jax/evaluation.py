@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vljepa_jax.api import Model, prepare_pictures
+from vljepa_jax.api import Model, make_preprocess, prepare_pictures
 from vljepa_jax.config import Config
+from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.questions import Question, QuestionMaker, Vocabulary, evaluation_questions
 from vljepa_jax.data.sources import Record, Source, open_source
 from vljepa_jax.tasks import classification, paraphrase, retrieval, vqa
@@ -49,14 +50,14 @@ class Details:
 def open_held_out(config: Config) -> HeldOut:
   """The held-out split of a recipe, with questions made of the words of the data set's training split."""
   held_out = open_source(config.eval.dataset, config.eval.split)
-  return read_held_out(held_out, open_source(config.eval.dataset, "train"), config.data.image_size)
+  return read_held_out(held_out, open_source(config.eval.dataset, "train"), make_preprocess(config))
 
 
-def read_held_out(source: Source, train: Source, image_size: int) -> HeldOut:
+def read_held_out(source: Source, train: Source, preprocess: Preprocess) -> HeldOut:
   """Reads the split `source`; `train` gives the vocabulary of the questions. ValueError if it has no record."""
   if not len(source):
     raise ValueError(f"the split {source.split!r} of {source.name} is empty: there is nothing to evaluate")
-  pictures = prepare_pictures([source.image(i) for i in range(len(source))], image_size)
+  pictures = prepare_pictures([source.image(i) for i in range(len(source))], preprocess)
   maker = QuestionMaker(source.records, source.classes, Vocabulary(train.records, len(train.classes)))
   return HeldOut(source.classes, source.records, pictures, tuple(evaluation_questions(maker, SEED)))
 
@@ -78,7 +79,7 @@ def evaluate(
   Returns:
     The parts of `results.json` that are measured here, and details.
   """
-  visual = model.encode_image(held_out.pictures) if visual is None else visual
+  visual = model.encode_prepared(held_out.pictures[:, None]) if visual is None else visual
   matching, class_details, retrieval_details = _score_matching(model, held_out, visual)
   answered, answers = _score_questions(model, held_out, visual)
   reworded, triplets = score_paraphrase(model.encode_text, held_out.records)
@@ -90,7 +91,7 @@ def evaluate(
 
 def evaluate_matching(model: Model, held_out: HeldOut, visual: np.ndarray | None = None) -> dict[str, Any]:
   """The quick part, for use while training: classification and retrieval."""
-  visual = model.encode_image(held_out.pictures) if visual is None else visual
+  visual = model.encode_prepared(held_out.pictures[:, None]) if visual is None else visual
   return _score_matching(model, held_out, visual)[0]
 
 

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from vljepa_jax.data.augment import Augment, view
+from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import Source
 
 FOLDER = "features"
@@ -23,14 +24,14 @@ class Views:
 
   Attributes:
     count: views of each picture.
-    image_size: side of a view.
+    preprocess: what the model sees of a picture.
     frames: how often it is repeated along time.
     augment: how far a view may stray.
     seed: of the views.
   """
 
   count: int
-  image_size: int
+  preprocess: Preprocess
   frames: int
   augment: Augment
   seed: int
@@ -127,7 +128,7 @@ def _pictures(source: Source, views: Views) -> Iterator[np.ndarray]:
   for record in range(len(source)):
     image = source.image(record)
     for number in range(views.count):
-      yield view(image, views.image_size, views.augment, views.seed, record, number)
+      yield view(image, views.preprocess, views.augment, views.seed, record, number)
 
 
 def _write(path: pathlib.Path, rows: Iterator[np.ndarray], shape: tuple[int, int]) -> None:

@@ -50,8 +50,8 @@ def make_parts(config: Config, devices: list[jax.Device] | None = None) -> Parts
   sharding.check_batch_size(config.train.batch_size, mesh)
   model = VLJepa(model_config(config.model))
   batch = step.abstract_batch(
-      config.train.batch_size, config.data.frames, config.data.image_size, config.tokenizers.query_length,
-      config.tokenizers.target_length)
+      config.train.batch_size, config.data.frames, config.data.image_size, config.tokenizers.query.length,
+      config.tokenizers.target.length)
   init = functools.partial(step.init_params, model, batch)
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
     boxed = jax.eval_shape(init, jax.random.key(0))

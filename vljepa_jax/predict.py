@@ -18,6 +18,7 @@ import numpy as np
 
 from vljepa_jax import api, cli
 from vljepa_jax.data.image import read_image
+from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.errors import UserError, one_line
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
@@ -47,7 +48,7 @@ def read_texts(path: pathlib.Path) -> list[str]:
   return texts
 
 
-def read_pictures(path: pathlib.Path, size: int) -> tuple[list[str], np.ndarray]:
+def read_pictures(path: pathlib.Path, preprocess: Preprocess) -> tuple[list[str], np.ndarray]:
   """Names and pixels of a picture, or of the pictures in a folder and below it.
 
   In a folder, what cannot be read is named on stderr and left out.
@@ -62,14 +63,14 @@ def read_pictures(path: pathlib.Path, size: int) -> tuple[list[str], np.ndarray]
     raise UserError(f"--input={path} does not exist")
   if not path.is_dir():
     try:
-      return [str(path)], api.prepare_pictures([read_image(path)], size)
+      return [str(path)], api.prepare_pictures([read_image(path)], preprocess)
     except (ValueError, OSError) as error:
       raise UserError(one_line(error)) from error
   names, pictures = [], []
   files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in ENDINGS)
   for file in files:
     try:
-      pictures.append(api.prepare_pictures([read_image(file)], size)[0])
+      pictures.append(api.prepare_pictures([read_image(file)], preprocess)[0])
       names.append(str(file.relative_to(path)))
     except (ValueError, OSError) as error:
       print("skipped:", one_line(error), file=sys.stderr)
@@ -80,21 +81,19 @@ def read_pictures(path: pathlib.Path, size: int) -> tuple[list[str], np.ndarray]
 
 
 def rank_candidates(
-    model: api.Model, names: Sequence[str], pictures: np.ndarray, query: str, candidates: Sequence[str]
+    model: api.Model, names: Sequence[str], visual: np.ndarray, query: str, candidates: Sequence[str]
 ) -> Rows:
   """The candidates of every picture, the best first; without a query they are labels, told by the templates."""
-  if query:
-    ranked = model.answer(pictures, query, candidates)
-  else:
-    ranked = model.classify(pictures, candidates)
+  pred = model.predict(visual, query or None)
+  ranked = model.rank(pred, candidates) if query else model.rank_labels(pred, candidates)
   return dict(zip(names, ranked, strict=True))
 
 
 def search(
-    model: api.Model, names: Sequence[str], pictures: np.ndarray, query: str, texts: Sequence[str], by_picture: bool
+    model: api.Model, names: Sequence[str], visual: np.ndarray, query: str, texts: Sequence[str], by_picture: bool
 ) -> Rows:
   """The nearest texts of every picture, or the nearest pictures of every text."""
-  scores = model.predict(model.encode_image(pictures), query or None) @ model.encode_text(texts).T
+  scores = model.predict(visual, query or None) @ model.encode_text(texts).T
   asked, offered = (names, texts) if by_picture else (texts, names)
   rows = scores if by_picture else scores.T
   best = np.argsort(-rows, axis=1, kind="stable")[:, :FOUND]
@@ -111,10 +110,11 @@ def run(
     raise UserError("give either --candidates (to rank answers) or --texts (to search)")
   offered = split_candidates(candidates) if texts is None else read_texts(pathlib.Path(texts))
   model = api.load(workdir)
-  names, pictures = read_pictures(source, model.config.data.image_size)
+  names, pictures = read_pictures(source, api.make_preprocess(model.config))
+  visual = model.encode_prepared(pictures[:, None])
   if texts is None:
-    return rank_candidates(model, names, pictures, query, offered)
-  return search(model, names, pictures, query, offered, by_picture=not source.is_dir())
+    return rank_candidates(model, names, visual, query, offered)
+  return search(model, names, visual, query, offered, by_picture=not source.is_dir())
 
 
 def print_rows(rows: Rows) -> None:

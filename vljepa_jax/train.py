@@ -14,17 +14,16 @@ import numpy as np
 
 from vljepa_jax import config as config_lib
 from vljepa_jax import evaluation, features, progress, report, run_log, sharding, start, step
-from vljepa_jax.api import Model
+from vljepa_jax.api import Model, make_preprocess, make_text_input
 from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
 from vljepa_jax.config import Config
-from vljepa_jax.data import augment, pipeline, text
+from vljepa_jax.data import augment, pipeline
 from vljepa_jax.data.sources import Source, open_source
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
 from vljepa_jax.interrupt import stop_on_signals
 from vljepa_jax.model.vljepa import VLJepa
 from vljepa_jax.parts import Parts, make_parts, make_step
 from vljepa_jax.progress import say
-from vljepa_jax.weights import resolve
 
 FEATURE_BATCH = 32  # pictures per device at a time when the feature cache is made
 
@@ -176,7 +175,7 @@ class Evaluator:
   def _model(self, state: step.TrainState) -> tuple[Model, np.ndarray | None]:
     model = Model(self._config, step.averaged_params(state.params, state.ema))
     if self._frozen and self._visual is None:
-      self._visual = model.encode_image(self._held_out.pictures)
+      self._visual = model.encode_prepared(self._held_out.pictures[:, None])
     return model, self._visual
 
 
@@ -209,21 +208,16 @@ def make_iterator(
        for s in data.sources],
       global_batch=config.train.batch_size,
       seed=config.seed,
-      query=make_text_input(config.tokenizers.query, config.tokenizers.query_length),
-      target=make_text_input(config.tokenizers.target, config.tokenizers.target_length),
+      query=make_text_input(config.tokenizers.query),
+      target=make_text_input(config.tokenizers.target),
       augment=changes,
-      image_size=data.image_size,
+      preprocess=make_preprocess(config),
       frames=data.frames,
       held_out={record.caption for record in held_out.records},
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
       workers=data.workers,
   )
-
-
-def make_text_input(spec: str, length: int) -> text.TextInput:
-  """The tokenizer and length of one side."""
-  return text.TextInput(text.Tokenizer(spec if spec == text.BYTES else resolve(spec)), length)
 
 
 def make_features(
@@ -237,7 +231,7 @@ def make_features(
       lambda params, video: parts.model.apply({"params": params}, video, method=VLJepa.encode_video),
       out_shardings=parts.whole)
   views = features.Views(
-      config.data.feature_views, config.data.image_size, config.data.frames, changes, config.seed)
+      config.data.feature_views, make_preprocess(config), config.data.frames, changes, config.seed)
   return features.cached_features(
       workdir / features.FOLDER, sources, views, params["x_encoder"], parts.model.config.x_encoder,
       lambda video: encode(params, jax.device_put(video, parts.rows)),

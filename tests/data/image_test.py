@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from vljepa_jax.data.image import ImageError, fit_square, pad_square, read_image
+from vljepa_jax.data.image import ImageError, read_image
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -191,26 +191,3 @@ def test_damaged_data_is_an_image_error_or_a_picture(kind):
       refused += 1
       assert str(error).startswith("picture ")
   assert refused
-
-
-def test_fit_square_keeps_the_whole_picture():
-  fitted = fit_square(np.asarray(two_halves("RGB", RED, BLUE)), 16)
-  assert fitted.shape == (16, 16, 3)
-  np.testing.assert_array_equal(fitted[:4], 255)
-  np.testing.assert_array_equal(fitted[12:], 255)
-  np.testing.assert_array_equal(fitted[6:10, :6], np.broadcast_to(RED, (4, 6, 3)))
-  np.testing.assert_array_equal(fitted[6:10, 10:], np.broadcast_to(BLUE, (4, 6, 3)))
-
-
-def test_fit_square_of_a_fitting_picture_changes_nothing():
-  pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
-  np.testing.assert_array_equal(fit_square(pixels, 16), pixels)
-
-
-@pytest.mark.parametrize("shape", [(1, 500), (500, 1), (1, 1), (7, 5)])
-def test_odd_shapes(shape):
-  pixels = np.zeros((*shape, 3), np.uint8)
-  assert fit_square(pixels, 32).shape == (32, 32, 3)
-  assert fit_square(pixels, 32).min() < 128
-  assert pad_square(pixels).shape == (max(shape), max(shape), 3)
-  assert (pad_square(pixels) == 0).all(axis=2).sum() == shape[0] * shape[1]

@@ -9,8 +9,9 @@ from PIL import Image
 import pytest
 
 from vljepa_jax.data.augment import Augment
-from vljepa_jax.data.image import ImageError, fit_square
+from vljepa_jax.data.image import ImageError
 from vljepa_jax.data.pipeline import Stream, make_train_iterator
+from vljepa_jax.data.preprocess import KINDS, Preprocess
 from vljepa_jax.data.questions import TEMPLATES
 from vljepa_jax.data.sources import Source
 from vljepa_jax.data.text import BOS, EOS, TextInput, Tokenizer, target_id
@@ -18,6 +19,7 @@ from vljepa_jax.data.text import BOS, EOS, TextInput, Tokenizer, target_id
 AUGMENT = Augment(min_area=0.6, flip=0.5, jitter=0.2, drop_keywords=0.5, shuffle_keywords=0.5, drop_title=0.2)
 STILL = Augment(min_area=1.0, flip=0.0, jitter=0.0, drop_keywords=0.0, shuffle_keywords=0.0, drop_title=0.0)
 RECORDS, VIEWS = 24, 3
+FIT = Preprocess("pad_square", 16)
 QUERY = TextInput(Tokenizer("bytes"), 64)
 TARGET = TextInput(Tokenizer("bytes"), 40)
 
@@ -49,7 +51,7 @@ def mixture(source, features=None):
 
 def take(streams, count, state=None, **changes):
   """The first batches after a state, and the state after them."""
-  settings = dict(global_batch=8, seed=3, query=QUERY, target=TARGET, augment=AUGMENT, image_size=16) | changes
+  settings = dict(global_batch=8, seed=3, query=QUERY, target=TARGET, augment=AUGMENT, preprocess=FIT) | changes
   iterator = make_train_iterator(streams, **settings)
   if state is not None:
     iterator.set_state(state)
@@ -86,12 +88,14 @@ def test_batch_of_pictures(source):
   assert state == {"global_next_index": 8}
 
 
-def test_pictures_and_texts_belong_to_their_record(source):
-  batches, _ = take([Stream("captions", source, "caption", 1.0)], 3, augment=STILL)
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_and_texts_belong_to_their_record(source, kind):
+  fit = Preprocess(kind, 16)
+  batches, _ = take([Stream("captions", source, "caption", 1.0)], 3, augment=STILL, preprocess=fit)
   for batch in batches:
     assert batch["query"].shape == batch["query_mask"].shape == (8, 0)
     for row, record in enumerate(batch["record_id"]):
-      np.testing.assert_array_equal(batch["video"][row, 0], fit_square(source.image(record), 16))
+      np.testing.assert_array_equal(batch["video"][row, 0], fit(source.image(record)))
       text = read(batch["target"][row], batch["target_mask"][row])
       assert text == source.records[record].caption
       assert batch["target_id"][row] == target_id(text)
@@ -234,6 +238,6 @@ def test_bad_arguments(source, features):
 def test_it_is_an_elastic_iterator(source):
   iterator = make_train_iterator(
       [Stream("captions", source, "caption", 1.0)],
-      global_batch=8, seed=3, query=QUERY, target=TARGET, augment=AUGMENT, image_size=16)
+      global_batch=8, seed=3, query=QUERY, target=TARGET, augment=AUGMENT, preprocess=FIT)
   assert isinstance(iterator, grain.experimental.ElasticIterator)
   iterator.close()

@@ -58,6 +58,16 @@ def test_equals_hugging_face_llama(recorded, stacked, assert_like_recording, sca
   assert_like_recording(run, params, arrays)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_side_of_pads_does_not_matter(init, causal):
+  config = dataclasses.replace(NANO, causal=causal)
+  visual, query, mask = make_batch()
+  left = [np.stack([np.roll(row, -m.sum()) for row, m in zip(x, mask)]) for x in (query, mask)]
+  assert left[1][1, -2:].all() and not left[1][1, :-2].any()
+  params = init(config)
+  np.testing.assert_array_equal(forward(config, params, visual, *left), forward(config, params, visual, query, mask))
+
+
 def test_the_recording_needs_the_rope_scaling(recorded):
   arrays, params = recorded("llama")
   plain = Predictor(dataclasses.replace(RECORDED, rope_scaling=None), 20)

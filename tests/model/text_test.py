@@ -106,6 +106,15 @@ def test_extra_padding_does_not_matter(init, name):
       forward(NANO[name], params, *longer), forward(NANO[name], params, target, mask), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gemma", "bert"])
+def test_the_side_of_pads_does_not_matter(init, name):
+  target, mask = make_batch(lengths=(10, 6, 1, 0))
+  left = [np.stack([np.roll(row, -m.sum()) for row, m in zip(x, mask)]) for x in (target, mask)]
+  assert left[1][1, -6:].all() and not left[1][1, :-6].any()
+  params = init(NANO[name])
+  np.testing.assert_array_equal(forward(NANO[name], params, *left), forward(NANO[name], params, target, mask))
+
+
 @pytest.mark.parametrize("num_layers, reach", [(1, 2), (3, 6)])
 def test_sliding_layers_see_exactly_their_window(init, num_layers, reach):
   """A layer with window 3 looks 2 tokens far in both directions, so 3 layers carry news 6 tokens far."""

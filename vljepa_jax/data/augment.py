@@ -3,9 +3,8 @@
 import dataclasses
 
 import numpy as np
-from PIL import Image
 
-from vljepa_jax.data.image import fit_square, pad_square
+from vljepa_jax.data.preprocess import Preprocess
 
 MAX_ASPECT = 4 / 3  # of a crop
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
@@ -40,7 +39,9 @@ class Augment:
       raise ValueError("augment.min_area must be above 0; 1 never crops")
 
 
-def view(image: np.ndarray, size: int, augment: Augment, seed: int, record: int, number: int) -> np.ndarray:
+def view(
+    image: np.ndarray, preprocess: Preprocess, augment: Augment, seed: int, record: int, number: int
+) -> np.ndarray:
   """One of the fixed views of a picture that a feature cache holds.
 
   View 0 is the picture as in evaluation, view 1 its mirror, later ones are random; the same arguments always give
@@ -48,7 +49,7 @@ def view(image: np.ndarray, size: int, augment: Augment, seed: int, record: int,
 
   Args:
     image: (H, W, 3) uint8.
-    size: side of the result.
+    preprocess: what the model sees of a picture.
     record: index of the picture in its data set.
     number: which view.
 
@@ -56,34 +57,37 @@ def view(image: np.ndarray, size: int, augment: Augment, seed: int, record: int,
     (size, size, 3) uint8.
   """
   if number == 0:
-    return fit_square(image, size)
+    return preprocess(image)
   if number == 1 and augment.flip > 0:
-    return fit_square(image, size)[:, ::-1].copy()
-  return random_view(image, size, augment, np.random.default_rng((seed, record, number)))
+    return preprocess(image)[:, ::-1].copy()
+  return random_view(image, preprocess, augment, np.random.default_rng((seed, record, number)))
 
 
-def random_view(image: np.ndarray, size: int, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+def random_view(image: np.ndarray, preprocess: Preprocess, augment: Augment, rng: np.random.Generator) -> np.ndarray:
   """A random crop of the picture, perhaps mirrored, its colours changed. (H, W, 3) -> (size, size, 3), uint8."""
-  picture = random_crop(image, size, augment.min_area, rng)
+  picture = random_crop(image, preprocess, augment.min_area, rng)
   if rng.random() < augment.flip:
     picture = picture[:, ::-1]
   return jitter_colours(picture, augment.jitter, rng)
 
 
-def random_crop(image: np.ndarray, size: int, min_area: float, rng: np.random.Generator) -> np.ndarray:
-  """Cuts out `min_area`..1 of the picture's white square and scales it to (size, size, 3)."""
+def random_crop(image: np.ndarray, preprocess: Preprocess, min_area: float, rng: np.random.Generator) -> np.ndarray:
+  """Cuts out `min_area`..1 of the canvas, the picture or its white square, and scales it to (size, size, 3).
+
+  Of a canvas that is longer than `MAX_ASPECT` at most the largest part within this aspect is cut out.
+  """
   if min_area == 1:
-    return fit_square(image, size)
-  square = pad_square(image)
-  side = square.shape[0]
-  area = rng.uniform(min_area, 1)
-  # Sides may not leave the picture, so a crop near the whole of it is near square.
-  limit = min(np.log(MAX_ASPECT), -np.log(area))
-  stretch = np.exp(rng.uniform(-limit, limit) / 2)
-  width, height = side * np.sqrt(area) * stretch, side * np.sqrt(area) / stretch
-  left, top = rng.uniform(0, side - width), rng.uniform(0, side - height)
-  box = (left, top, min(left + width, side), min(top + height, side))
-  return np.array(Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return preprocess(image)
+  canvas = preprocess.canvas(image)
+  height, width = canvas.shape[:2]
+  area = min(rng.uniform(min_area, 1) * height * width, MAX_ASPECT * min(height, width)**2)
+  # Sides may not leave the canvas: a crop near the whole of it has near its aspect.
+  low = max(-np.log(MAX_ASPECT), np.log(area / height**2))
+  high = max(low, min(np.log(MAX_ASPECT), np.log(width**2 / area)))
+  stretch = np.exp(rng.uniform(low, high) / 2)
+  across, down = min(np.sqrt(area) * stretch, width), min(np.sqrt(area) / stretch, height)
+  left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
+  return preprocess.cut(canvas, (left, top, min(left + across, width), min(top + down, height)))
 
 
 def jitter_colours(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:

@@ -61,26 +61,6 @@ def read_image(source: str | os.PathLike | bytes, name: str | None = None) -> np
     raise ImageError(f"{name} is damaged and cannot be decoded ({error})") from error
 
 
-def fit_square(image: np.ndarray, size: int) -> np.ndarray:
-  """The whole picture in the middle of a white square: what a picture looks like in evaluation and prediction.
-
-  Nothing is cut off, since a title tells of the whole drawing. (H, W, 3) uint8 -> (size, size, 3) uint8.
-  """
-  height, width = image.shape[:2]
-  if (height, width) == (size, size):
-    return image
-  scale = size / max(height, width)
-  fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
-  small = Image.fromarray(image).resize(fitted, Image.Resampling.BICUBIC)
-  return _centre(small, size)
-
-
-def pad_square(image: np.ndarray) -> np.ndarray:
-  """White margins along the short side: (H, W, 3) -> (S, S, 3) with S = max(H, W)."""
-  height, width = image.shape[:2]
-  return image if height == width else _centre(Image.fromarray(image), max(height, width))
-
-
 def _read_file(path: pathlib.Path) -> bytes:
   if not path.exists():
     raise FileNotFoundError(f"there is no picture {path}")
@@ -116,9 +96,3 @@ def _wide_grey(image: Image.Image) -> np.ndarray:
   if transparent is not None:
     wide = np.where(wide == transparent, 65535, wide)
   return ((wide * 255 + 32767) // 65535).astype(np.uint8)
-
-
-def _centre(image: Image.Image, size: int) -> np.ndarray:
-  canvas = Image.new("RGB", (size, size), WHITE)
-  canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
-  return np.array(canvas)

@@ -13,6 +13,7 @@ import numpy as np
 
 from vljepa_jax.data import augment as augment_lib
 from vljepa_jax.data.captions import caption_variant, held_out_captions, is_held_out
+from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.questions import KINDS, QuestionMaker, Vocabulary
 from vljepa_jax.data.sources import Source
 from vljepa_jax.data.text import TextInput, target_id
@@ -54,7 +55,7 @@ def make_train_iterator(
     query: TextInput,
     target: TextInput,
     augment: augment_lib.Augment,
-    image_size: int,
+    preprocess: Preprocess,
     frames: int = 1,
     held_out: Collection[str] = (),
     shard_index: int = 0,
@@ -64,7 +65,7 @@ def make_train_iterator(
   """An endless iterator over the batches of one host.
 
   A batch is a dict of arrays, b = global_batch / shard_count:
-    visual (b, N, D), as stored in `features`, or (b, tokens, D); or video (b, frames, image_size, image_size, 3) uint8
+    visual (b, N, D), as stored in `features`, or (b, tokens, D); or video (b, frames, size, size, 3) uint8
     query (b, Q) int32, query_mask (b, Q) bool; rows of captions have no real token, and Q is 0 where no stream asks
     target (b, L) int32, target_mask (b, L) bool, target_id (b,) int32
     record_id (b,) int32, the index of the record in its source
@@ -76,7 +77,7 @@ def make_train_iterator(
     query: tokenizer and length Q of queries.
     target: tokenizer and length L of targets.
     augment: of pictures (unless there are features) and captions.
-    image_size: side of the pictures.
+    preprocess: what the model sees of a picture.
     frames: how often a picture is repeated along time.
     held_out: captions of the evaluation split. A record that has one of them is left out, and no variant of a
       caption equals one.
@@ -97,7 +98,7 @@ def make_train_iterator(
     usable = _usable_records(stream, questions, held_out)
     _warn_of_truncation(stream, questions, query, target)
     order = np.random.SeedSequence((seed, number)).generate_state(1)[0]
-    examples = _Examples(stream, questions, query, target, augment, image_size, frames, held_out)
+    examples = _Examples(stream, questions, query, target, augment, preprocess, frames, held_out)
     parts.append(grain.MapDataset.source(usable).seed(int(order)).shuffle().repeat(None).random_map(examples))
   mixture = grain.MapDataset.mix(parts, [stream.weight for stream in streams])
   cached = streams[0].features is not None
@@ -114,16 +115,16 @@ def make_train_iterator(
 class _Examples(grain.transforms.RandomMap):
   """Record index -> one training example of a stream."""
 
-  def __init__(self, stream, questions, query, target, augment, image_size, frames, held_out):
+  def __init__(self, stream, questions, query, target, augment, preprocess, frames, held_out):
     self._stream = stream
     self._questions = questions
     self._query = query
     self._target = target
     self._augment = augment
-    self._image_size = image_size
+    self._preprocess = preprocess
     self._frames = frames
     self._held_out = held_out
-    self._no_query = np.zeros(query.length, np.int32), np.zeros(query.length, bool)
+    self._no_query = np.full(query.length, query.pad_id, np.int32), np.zeros(query.length, bool)
 
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     index = int(element)
@@ -152,7 +153,7 @@ class _Examples(grain.transforms.RandomMap):
       if self._stream.tokens:
         tokens = tokens[np.sort(rng.permutation(len(tokens))[: self._stream.tokens])]
       return {"visual": tokens}
-    image = augment_lib.random_view(self._stream.source.image(index), self._image_size, self._augment, rng)
+    image = augment_lib.random_view(self._stream.source.image(index), self._preprocess, self._augment, rng)
     return {"video": np.repeat(image[None], self._frames, axis=0)}
 
 

@@ -15,10 +15,11 @@ _LOG = logging.getLogger(__name__)
 BYTES = "bytes"
 PAD, BOS, EOS = 0, 1, 2
 FIRST_BYTE = 3
+SIDES = RIGHT, LEFT = "right", "left"
 
 
 class Tokenizer:
-  """Texts -> fixed-length rows of token ids.
+  """Texts -> token ids.
 
   Attributes:
     vocab_size: ids are below it.
@@ -30,8 +31,8 @@ class Tokenizer:
 
     Args:
       source: "bytes" for UTF-8 bytes between two marks, which needs no file; otherwise a `tokenizer.json` as Hugging
-        Face's `tokenizers` writes it, or the folder that holds one. Its own special tokens are added; its own
-        padding and truncation settings are not used.
+        Face's `tokenizers` writes it, or the folder that holds one. Its own padding and truncation settings are not
+        used.
 
     Raises:
       FileNotFoundError: there is none.
@@ -44,59 +45,88 @@ class Tokenizer:
       self.vocab_size = FIRST_BYTE + 256
       return
     self._model = _load(pathlib.Path(source))
-    self._special = self._model.num_special_tokens_to_add(is_pair=False)
     self.vocab_size = self._model.get_vocab_size(with_added_tokens=True)
 
-  def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of texts; what does not fit is cut before the closing mark.
+  def encode(self, texts: Sequence[str], length: int, special_tokens: bool = True, cut: str = RIGHT) -> list[list[int]]:
+    """Token ids of texts; what does not fit is cut, never a special token.
 
     The first call that cuts any text logs a warning with the counts; later ones of the same length only count.
 
     Args:
       texts: n strings; lone surrogates are read as "?".
-      length: L, marks included.
+      length: most tokens of a text, special ones included.
+      special_tokens: add the tokenizer's own, such as [CLS] and [SEP].
+      cut: "right" cuts the end of a long text, "left" its beginning.
 
     Returns:
-      ids (n, L) int32, padded with 0, and mask (n, L) bool, True = real token.
+      n lists of at most `length` ids.
     """
-    if isinstance(texts, str):
-      raise TypeError("encode takes a list of texts, not one text")
-    ids = np.zeros((len(texts), length), np.int32)
-    mask = np.zeros((len(texts), length), bool)
     before = self.truncated
-    for row, text in enumerate(texts):
-      tokens = self._encode(text.encode("utf-8", "replace"), length)
-      ids[row, : len(tokens)] = tokens
-      mask[row, : len(tokens)] = True
-    cut = self.truncated - before
-    if cut and length not in self._warned:
+    rows = [self._encode(text.encode("utf-8", "replace"), length, special_tokens, cut) for text in texts]
+    lost = self.truncated - before
+    if lost and length not in self._warned:
       self._warned.add(length)
-      _LOG.warning("%d of %d texts are longer than %d tokens and lose their end", cut, len(texts), length)
-    return ids, mask
+      _LOG.warning("%d of %d texts are longer than %d tokens and lose their %s",
+                   lost, len(texts), length, "end" if cut == RIGHT else "beginning")
+    return rows
 
-  def _encode(self, text: bytes, length: int) -> list[int]:
+  def _encode(self, text: bytes, length: int, special_tokens: bool, cut: str) -> list[int]:
     if self._model is None:
-      room = _room(length, 2)
+      room = _room(length, 2 * special_tokens)
       self.truncated += len(text) > room
-      return [BOS, *(b + FIRST_BYTE for b in text[:room]), EOS]
+      kept = text[:room] if cut == RIGHT else text[max(0, len(text) - room):]
+      ids = [b + FIRST_BYTE for b in kept]
+      return [BOS, *ids, EOS] if special_tokens else ids
     encoding = self._model.encode(text.decode("utf-8"), add_special_tokens=False)
-    room = _room(length, self._special)
+    room = _room(length, special_tokens * self._model.num_special_tokens_to_add(is_pair=False))
     if len(encoding) > room:
       self.truncated += 1
-      encoding.truncate(room)
-    return self._model.post_process(encoding).ids
+      encoding.truncate(room, direction=cut)
+    return self._model.post_process(encoding, add_special_tokens=special_tokens).ids
 
 
 @dataclasses.dataclass(frozen=True)
 class TextInput:
-  """How one side of the model reads text: the tokenizer, and the length L of every row."""
+  """How one side of the model reads text.
+
+  Attributes:
+    tokenizer: its source.
+    length: L of every row.
+    prompt: stands before every text.
+    special_tokens: whether the tokenizer's own are added.
+    cut: "right" cuts the end of a text that is longer than L, "left" its beginning, and with it the prompt.
+    pad_side: "right" pads rows at their end, "left" at their beginning. The model's output does not depend on it.
+    pad_id: of pads.
+  """
 
   tokenizer: Tokenizer
   length: int
+  prompt: str = ""
+  special_tokens: bool = True
+  cut: str = RIGHT
+  pad_side: str = RIGHT
+  pad_id: int = PAD
+
+  def __post_init__(self):
+    for name in ("cut", "pad_side"):
+      if getattr(self, name) not in SIDES:
+        raise ValueError(f"{name} must be one of {', '.join(SIDES)}, not {getattr(self, name)!r}")
+    if not 0 <= self.pad_id < self.tokenizer.vocab_size:
+      last = self.tokenizer.vocab_size - 1
+      raise ValueError(f"pad_id must be a token of the tokenizer, 0..{last}, not {self.pad_id}")
 
   def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """ids (n, L) int32 and mask (n, L) bool of n texts."""
-    return self.tokenizer.encode(texts, self.length)
+    """ids (n, L) int32 and mask (n, L) bool, True = real token, of n texts."""
+    if isinstance(texts, str):
+      raise TypeError("give a list of texts, not one text")
+    ids = np.full((len(texts), self.length), self.pad_id, np.int32)
+    mask = np.zeros((len(texts), self.length), bool)
+    prompted = [self.prompt + text for text in texts]
+    for row, tokens in enumerate(self.tokenizer.encode(prompted, self.length, self.special_tokens, self.cut)):
+      place = slice(len(tokens)) if self.pad_side == RIGHT else slice(self.length - len(tokens), None)
+      ids[row, place] = tokens
+      mask[row, place] = True
+    return ids, mask
 
 
 def target_id(text: str) -> np.int32:

@@ -177,6 +177,23 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
   return total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
 
 
+def first_real_first(ids: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Turns rows until each begins with its first real token: no position then depends on the side of the pads.
+
+  Args:
+    ids: (B, S) token ids; S may be 0.
+    mask: (B, S), True = real token. A row without any stays as it is.
+
+  Returns:
+    ids and mask, (B, S).
+  """
+  length = ids.shape[1]
+  if length == 0:
+    return ids, mask
+  place = (jnp.arange(length) + jnp.argmax(mask, axis=1, keepdims=True)) % length
+  return jnp.take_along_axis(ids, place, axis=1), jnp.take_along_axis(mask, place, axis=1)
+
+
 def unit(x: jax.Array) -> jax.Array:
   """Scales the last axis to length one, in float32; a zero vector stays zero and has a zero gradient."""
   x = x.astype(jnp.float32)

@@ -12,6 +12,7 @@ from vljepa_jax.model.layers import (
     apply_rope,
     attention,
     constrain,
+    first_real_first,
     masked_mean,
     rope_frequencies,
     rope_tables,
@@ -76,13 +77,14 @@ class Predictor(nn.Module):
     Args:
       visual: (B, N, D of the X-encoder), any float type.
       query: (B, Q) int32 token ids; Q may be 0.
-      query_mask: (B, Q), True = real token; pads are neither attended nor averaged.
+      query_mask: (B, Q), True = real token; pads are neither attended nor averaged, whichever side they are on.
       deterministic: no dropout; otherwise the rng "dropout" is needed when the config's rate is not 0.
 
     Returns:
       (B, E) float32, not normalised.
     """
     c = self.config
+    query, query_mask = first_real_first(query, query_mask)
     tokens = Embed(c.vocab_size, c.token_width, dtype=c.dtype, name="token_embed")(query)
     x = jnp.concatenate([
         Linear(c.width, (None, "embed"), dtype=c.dtype, name="visual_proj")(visual),

@@ -6,7 +6,7 @@ import jax
 from vljepa_jax.model import presets
 from vljepa_jax.model.bert import Bert
 from vljepa_jax.model.gemma import EmbeddingGemma
-from vljepa_jax.model.layers import Linear, masked_mean
+from vljepa_jax.model.layers import Linear, first_real_first, masked_mean
 
 
 class YEncoder(nn.Module):
@@ -25,13 +25,14 @@ class YEncoder(nn.Module):
 
     Args:
       target: (B, L) int32 token ids.
-      target_mask: (B, L), True = real token; pads are neither attended nor averaged.
+      target_mask: (B, L), True = real token; pads are neither attended nor averaged, whichever side they are on.
       deterministic: no dropout; otherwise the rng "dropout" is needed when the config's rate is not 0.
 
     Returns:
       (B, E) float32, not normalised.
     """
     c = self.config
+    target, target_mask = first_real_first(target, target_mask)
     gemma = isinstance(c, presets.EmbeddingGemmaConfig)
     backbone = EmbeddingGemma(c, name="backbone") if gemma else Bert(c, name="backbone")
     x = masked_mean(backbone(target, target_mask, deterministic), target_mask)
