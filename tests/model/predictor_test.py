@@ -15,7 +15,7 @@ from vljepa_jax.model.predictor import Predictor
 
 # The sizes of tests/fixtures/llama.npz.
 RECORDED = presets.PredictorConfig(
-    width=32, num_layers=2, num_heads=4, num_kv_heads=2, head_width=16, mlp_width=48, vocab_size=30, token_width=24,
+    width=32, layers=(0, 2), num_heads=4, num_kv_heads=2, head_width=16, mlp_width=48, vocab_size=30, token_width=24,
     rope_theta=100.0, rope_scaling=(8.0, 1.0, 4.0, 128), scan=False,
 )
 NANO = presets.predictor("nano")
@@ -159,7 +159,7 @@ def test_layers_draw_different_dropout(scan):
 
 
 def test_bfloat16_is_finite_and_near(init):
-  config = dataclasses.replace(NANO, dtype="bfloat16", num_layers=1)
+  config = dataclasses.replace(NANO, dtype="bfloat16", layers=(0, 1))
   batch, params = make_batch(), init(config)
   out = forward(config, params, *batch)
   exact = forward(dataclasses.replace(config, dtype="float32"), params, *batch)

@@ -41,10 +41,15 @@ class MobileNetV2Config:
 
 @dataclasses.dataclass(frozen=True)
 class PredictorConfig:
-  """Bidirectional Llama-style predictor; the defaults are 8 layers of Llama-3.2-1B (paper.md 7.2)."""
+  """Bidirectional Llama-style predictor; the defaults are 8 layers of Llama-3.2-1B (paper.md 7.2).
+
+  Attributes:
+    layers: which layers of the pretrained Llama these are, (first, end); from scratch (0, how many).
+    rope_scaling: see `layers.rope_frequencies`.
+  """
 
   width: int = 2048
-  num_layers: int = 8
+  layers: tuple[int, int] = (8, 16)
   num_heads: int = 32
   num_kv_heads: int = 8
   head_width: int = 64
@@ -59,6 +64,16 @@ class PredictorConfig:
   dtype: str = "float32"
   scan: bool = True
   remat: str | None = None
+
+  def __post_init__(self):
+    first, end = self.layers
+    if not 0 <= first < end:
+      raise ValueError(f"layers {self.layers} must be (first, end) with 0 <= first < end")
+
+  @property
+  def num_layers(self) -> int:
+    """How many layers the predictor has."""
+    return self.layers[1] - self.layers[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +136,11 @@ X_ENCODERS: dict[str, XEncoderConfig] = {
 
 PREDICTORS: dict[str, PredictorConfig] = {
     "nano": PredictorConfig(
-        width=32, num_layers=2, num_heads=4, num_kv_heads=2, head_width=8, mlp_width=64,
+        width=32, layers=(0, 2), num_heads=4, num_kv_heads=2, head_width=8, mlp_width=64,
         vocab_size=512, token_width=32, rope_scaling=None, scan=False,
     ),
     "small": PredictorConfig(
-        width=384, num_layers=1, num_heads=6, num_kv_heads=6, head_width=64, mlp_width=1024,
+        width=384, layers=(0, 1), num_heads=6, num_kv_heads=6, head_width=64, mlp_width=1024,
         vocab_size=30_522, token_width=384, rope_scaling=None, scan=False,
     ),
     "llama3_1b_l8": PredictorConfig(),

@@ -1,13 +1,44 @@
 """BERT sentence encoders as Hugging Face saves them (`BertModel`; all-MiniLM-L6-v2)."""
 
+from typing import Any
+
 from vljepa_jax.model import presets
 from vljepa_jax.weights.maps import Entry, linear, norm
+from vljepa_jax.weights.tensors import Rules, Tensors
 
 FRESH = (r"head/.*",)
-IGNORED = (
-    r"embeddings\.position_ids",  # the constants 0..511, which old versions saved as a tensor
-    r"pooler\..*",  # serves next-sentence prediction; sentence encoders average the tokens instead
-)
+FIELDS = {
+    "hidden_size": "width",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "mlp_width",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "max_positions",
+    "layer_norm_eps": "norm_eps",
+}
+FIXED = {"model_type": "bert", "hidden_act": "gelu", "type_vocab_size": 2}
+
+
+def rules(found: Tensors, config: presets.BertConfig) -> Rules:
+  """`BertModel` names with or without their prefix."""
+  del found, config
+  return [
+      (r"(bert\.)?embeddings\.position_ids",),  # the constants 0..511, which old versions saved as a tensor
+      (r"(bert\.)?pooler\..*",),  # serves next-sentence prediction; sentence encoders average the tokens instead
+      (r"bert\.(.*)", r"\1"),
+  ]
+
+
+def hf_config(config: presets.BertConfig) -> dict[str, Any]:
+  """The config.json of a `BertModel`."""
+  sizes = {theirs: getattr(config, ours) for theirs, ours in FIELDS.items()}
+  return {"architectures": ["BertModel"], **FIXED, **sizes, "hidden_dropout_prob": config.dropout}
+
+
+def stated(hf: dict[str, Any], config: presets.BertConfig) -> dict[str, Any]:
+  """The sizes and the constants of a BERT."""
+  del config
+  return {name: hf[name] for name in (*FIELDS, *FIXED) if name in hf}
 
 
 def name_map(config: presets.BertConfig) -> list[Entry]:

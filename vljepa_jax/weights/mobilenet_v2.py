@@ -1,16 +1,56 @@
-"""MobileNetV2 as torchvision saves it (`mobilenet_v2-b0353104.pth`)."""
+"""MobileNetV2 as torchvision saves it (`mobilenet_v2-b0353104.pth`), or timm (`mobilenetv2_100`)."""
+
+import re
+from typing import Any
 
 import numpy as np
 
 from vljepa_jax.model import presets
-from vljepa_jax.model.vision import mobilenet_blocks
+from vljepa_jax.model.vision import MOBILENET_STAGES, mobilenet_blocks
 from vljepa_jax.weights.maps import Entry
+from vljepa_jax.weights.tensors import Rules, Tensors
 
 FRESH = ()
-IGNORED = (
-    r"classifier\..*",  # ImageNet's 1,000 classes; we keep the feature map before it
-    r".*\.num_batches_tracked",  # counts training steps of the batch norms
-)
+FIELDS = {"width_multiplier": "width_multiplier", "norm_eps": "norm_eps"}
+
+
+def rules(found: Tensors, config: presets.MobileNetV2Config) -> Rules:
+  """torchvision's names, or timm's, which counts blocks by stage and numbers the norms of a block."""
+  del found
+  last = len(mobilenet_blocks(config)) + 1
+  parts = {
+      "conv_stem": "features.0.0", "bn1": "features.0.1",
+      "conv_head": f"features.{last}.0", "bn2": f"features.{last}.1",
+  }
+  block = 0
+  for stage, (expansion, _, count, _) in enumerate(MOBILENET_STAGES):
+    if expansion == 1:
+      names = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
+    else:
+      names = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2", "bn3": "3"}
+    for i in range(count):
+      block += 1
+      parts |= {f"blocks.{stage}.{i}.{timm}": f"features.{block}.conv.{name}" for timm, name in names.items()}
+  return [
+      (r"classifier\..*",),  # ImageNet's 1,000 classes; we keep the feature map before it
+      (r".*\.num_batches_tracked",),  # counts training steps of the batch norms
+      *((rf"{re.escape(timm)}\.(\w+)", rf"{name}.\1") for timm, name in parts.items()),
+  ]
+
+
+def hf_config(config: presets.MobileNetV2Config) -> dict[str, Any]:
+  """A config.json in the manner of timm; torchvision has none."""
+  return {"architecture": "mobilenet_v2"} | {name: getattr(config, ours) for name, ours in FIELDS.items()}
+
+
+def stated(hf: dict[str, Any], config: presets.MobileNetV2Config) -> dict[str, Any]:
+  """The architecture and its width; timm's `mobilenetv2_050` says both in one word."""
+  del config
+  found = {name: hf[name] for name in ("architecture", *FIELDS) if name in hf}
+  timm = re.fullmatch(r"mobilenetv2_(\d{3})", str(found.get("architecture")))
+  if timm:
+    found |= {"architecture": "mobilenet_v2", "width_multiplier": int(timm[1]) / 100}
+  return found
 
 
 def conv_to_ours(x: np.ndarray) -> np.ndarray:

@@ -4,11 +4,12 @@ Such a file is a pickle, which can name any Python function and have it called. 
 globals below and refuses every other one by name. What it hands out for them cannot be altered by the pickle
 either: OrderedDict, strings, and objects without a dictionary.
 
-Both layouts are read: the zip archive of PyTorch 1.6 and later (memory-mapped), and the stream of pickles before it.
+Both layouts are read: the zip archive of PyTorch 1.6 and later (memory-mapped; the pages of one tensor at a time stay
+in memory), and the stream of pickles before it.
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import io
 import mmap
 import pathlib
@@ -41,7 +42,26 @@ class RefusedGlobalError(ValueError):
   """The file asks for a Python object that is neither a tensor nor a container."""
 
 
-def read_torch_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+class TorchTensors(Mapping):
+  """Name -> read-only array."""
+
+  def __init__(self, arrays: dict[str, np.ndarray], mapped: mmap.mmap | None):
+    self._arrays = arrays
+    self._mapped = mapped
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    if self._mapped is not None:
+      _release(self._mapped)  # of the tensor before
+    return self._arrays[name]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._arrays)
+
+  def __len__(self) -> int:
+    return len(self._arrays)
+
+
+def read_torch_file(path: pathlib.Path) -> Mapping[str, np.ndarray]:
   """Every tensor of the file under its name; the names of nested containers are joined by dots.
 
   Args:
@@ -59,7 +79,8 @@ def read_torch_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
       is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
       file.seek(0)
-      return dict(_tensors(_read_zip(file) if is_zip else _read_legacy(file)))
+      root, mapped = _read_zip(file) if is_zip else (_read_legacy(file), None)
+      return TorchTensors(dict(_tensors(root)), mapped)
     except RefusedGlobalError as error:
       raise RefusedGlobalError(f"{path} is refused: {error}") from None
     except Exception as error:  # damaged bytes can make an unpickler raise anything
@@ -134,8 +155,8 @@ class _Unpickler(pickle.Unpickler):
     return self._read_storage(key, _DTYPES[storage_type], count)
 
 
-def _read_zip(file: BinaryIO) -> Any:
-  """The object in a zip archive: `data.pkl`, and one uncompressed member per storage."""
+def _read_zip(file: BinaryIO) -> tuple[Any, mmap.mmap]:
+  """The object in a zip archive, `data.pkl` and one uncompressed member per storage; and the map its arrays view."""
   with zipfile.ZipFile(file) as archive:
     members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if "data.pkl" not in members:
@@ -143,17 +164,23 @@ def _read_zip(file: BinaryIO) -> Any:
     if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
       raise ValueError("its numbers are big-endian")
     data = archive.read(members["data.pkl"])
-  mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+  mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   storages = {}
 
   def read_storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
     if f"data/{key}" not in members:
       raise ValueError(f"the archive has no data/{key}")
     if key not in storages:
-      storages[key] = np.frombuffer(_member(mapped, members[f"data/{key}"]), np.uint8)
+      storages[key] = np.frombuffer(_member(memoryview(mapped), members[f"data/{key}"]), np.uint8)
+      _release(mapped)  # of the checksum
     return storages[key][: count * dtype.itemsize].view(dtype)
 
-  return _Unpickler(io.BytesIO(data), read_storage).load()
+  return _Unpickler(io.BytesIO(data), read_storage).load(), mapped
+
+
+def _release(mapped: mmap.mmap) -> None:
+  """Pages of a file that have been looked at count as memory of the process until they are given back."""
+  mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _member(mapped: memoryview, info: zipfile.ZipInfo) -> memoryview:
