@@ -303,14 +303,10 @@ def _check(config: Config) -> None:
       "tokenizers.query.length", "tokenizers.target.length", "eval.batch_size",
       *(f"train.{field.name}" for field in dataclasses.fields(Train)),
   }
-<<<<<<< HEAD
-  not_negative = {"seed", "optim.warmup_steps", "optim.weight_decay", "data.workers", "data.feature_views", "data.feature_tokens"}
-=======
   not_negative = {
       "seed", "optim.warmup_steps", "optim.weight_decay", "data.workers", "data.feature_views",
-      "tokenizers.query.pad_id", "tokenizers.target.pad_id",
+      "data.feature_tokens", "tokenizers.query.pad_id", "tokenizers.target.pad_id",
   }
->>>>>>> a42def7d3e3a2198ae5a3821bf4baf059fbffea2
   below_one = {"optim.b1", "optim.b2", "optim.ema"}
   shares = {"optim.final", *(f"data.augment.{field.name}" for field in dataclasses.fields(Augment))}
   rules = [
@@ -334,15 +330,10 @@ def _check(config: Config) -> None:
   for key, known in choices.items():
     if values[key] not in known:
       raise UserError(f"config.{key} must be one of {', '.join(map(repr, known))}, not {values[key]!r}")
-<<<<<<< HEAD
-  if config.data.feature_tokens and not config.data.feature_views:
-    raise UserError("config.data.feature_tokens thins out cached tokens: set config.data.feature_views, too")
-=======
   for side in ("query", "target"):
     if values[f"tokenizers.{side}.prompt"] and values[f"tokenizers.{side}.cut"] == LEFT:
       raise UserError(
           f"config.tokenizers.{side}.cut='left' would cut the prompt first; set it to 'right', or leave the prompt out")
->>>>>>> a42def7d3e3a2198ae5a3821bf4baf059fbffea2
   if not config.data.sources:
     raise UserError("config.data.sources is empty: there is nothing to train on")
   for i, source in enumerate(config.data.sources):

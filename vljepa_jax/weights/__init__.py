@@ -19,8 +19,12 @@ from vljepa_jax.weights.safetensors_file import save_safetensors
 from vljepa_jax.weights.sources import resolve
 from vljepa_jax.weights.start import copy_token_table, init_y_head
 from vljepa_jax.weights.tensors import Joined, Tensors, read_weights, rename
+from vljepa_jax.weights.whole import load_all, save_all
 
-__all__ = ["copy_token_table", "export_folder", "export_tower", "fill_tower", "init_y_head", "load_tower", "resolve"]
+__all__ = [
+    "copy_token_table", "export_folder", "export_tower", "fill_tower", "init_y_head", "load_all", "load_tower", "resolve",
+    "save_all",
+]
 
 FAMILIES: dict[type, ModuleType] = {
     presets.BertConfig: bert,
