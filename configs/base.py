@@ -40,7 +40,7 @@ def get_config(variant: str = "base") -> ConfigDict:
   config.init_from = ""
   config.model = ConfigDict(dict(
       x_encoder=dict(preset="mobilenet_v2", weights=MOBILENET),
-      predictor=dict(preset="small", weights="", dropout=0.2),
+      predictor=dict(preset="small", weights="", dropout=0.1),
       y_encoder=dict(preset="minilm", weights=MINILM),
       embed_width=384,
       y_head=True,
@@ -57,7 +57,7 @@ def get_config(variant: str = "base") -> ConfigDict:
           dict(name="which_word", dataset="openclipart", view="which_word", weight=0.03),
       ),
       frames=1,
-      image_size=160,
+      image_size=192,
       preprocess="pad_square",
       augment=dict(
           min_area=0.6, flip=0.5, jitter=0.2, drop_keywords=0.5, shuffle_keywords=0.5, drop_title=0.0,
@@ -67,7 +67,7 @@ def get_config(variant: str = "base") -> ConfigDict:
       workers=0,
   ))
   config.optim = ConfigDict(dict(
-      learning_rate=1e-3, schedule="cosine", warmup_steps=20, final=0.01, b1=0.9, b2=0.95, weight_decay=0.1,
+      learning_rate=1e-3, schedule="cosine", warmup_steps=20, final=0.01, b1=0.9, b2=0.95, weight_decay=0.05,
       clip_norm=1.0,
       groups=(
           ("x_encoder/.*", None),
@@ -82,7 +82,7 @@ def get_config(variant: str = "base") -> ConfigDict:
   ))
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, rules=RULES))
   config.train = ConfigDict(dict(
-      steps=125, batch_size=256, log_every=5, eval_every=50, checkpoint_every=50, keep_checkpoints=2,
+      steps=150, batch_size=256, log_every=5, eval_every=50, checkpoint_every=50, keep_checkpoints=2,
   ))
   config.eval = ConfigDict(dict(
       dataset="openclipart", split="test", batch_size=128,

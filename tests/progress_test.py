@@ -37,9 +37,9 @@ def test_clock_leaves_pauses_out_and_goes_on_from_earlier_starts(monkeypatch):
 
 def test_progress_line(capsys):
   numbers = {"loss": 1.25, "temperature": 0.07, "batch_recall": 0.5, "samples_per_second": 1234.5}
-  progress.print_step(10, 200, numbers, 2.0)
+  progress.print_step(10, 200, "captions", numbers, 2.0)
   assert capsys.readouterr().out == (
-      "step  10/200  loss 1.2500  temperature 0.0700  batch R@1  50.0%  1,234 samples/s  1:35 left\n")
+      "step  10/200  captions    loss 1.2500  temperature 0.0700  batch R@1  50.0%  1,234 samples/s  1:35 left\n")
 
 
 def test_feature_line_speaks_every_ten_seconds_and_at_the_end(capsys, monkeypatch):

@@ -10,9 +10,9 @@ from vljepa_jax import evaluation, report
 
 HISTORY = [
     {"step": 0, "eval/image_to_text/r1": 0.0},
-    {"step": 10, "loss": 3.0, "temperature": 0.07, "batch_recall": 0.1},
-    {"step": 20, "loss": float("nan"), "temperature": 0.06, "batch_recall": 0.2},
-    {"step": 30, "loss": 2.0, "temperature": 0.05, "batch_recall": 0.3, "eval/image_to_text/r1": 0.5},
+    {"step": 10, "loss": 3.0, "loss/captions": 3.0, "temperature": 0.07, "batch_recall/captions": 0.1},
+    {"step": 20, "loss/captions": float("nan"), "temperature": 0.06, "loss/what": 1.0},
+    {"step": 30, "loss/captions": 2.0, "temperature": 0.05, "batch_recall/captions": 0.3, "eval/image_to_text/r1": 0.5},
 ]
 
 
@@ -71,7 +71,7 @@ def test_headline_numbers_and_curves_are_those_given(evaluated):
   page = make(results, details)
   assert f"{100 * results['image_to_text']['r10']:.1f}<small>%" in page
   assert "2.5 M trained and 0.3 M frozen" in page and "51,200 examples in 90 s" in page
-  assert "InfoNCE <b>2</b>" in page  # the last finite loss
+  assert "captions <b>2</b>" in page and "what <b>1</b>" in page  # the last finite loss of each
   assert not re.search(r"\bnan\b", re.sub(r"data:[^\"]+", "", page))
 
 

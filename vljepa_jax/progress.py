@@ -121,11 +121,13 @@ class FeatureLine:
     say(f"  tokens of the frozen X-encoder: {done:,} of {total:,} views, {per_second:,.0f} a second, {left}")
 
 
-def print_step(step: int, steps: int, numbers: Mapping[str, float], steps_per_second: float) -> None:
-  """The progress line."""
+def print_step(
+    step: int, steps: int, stream: str, numbers: Mapping[str, float], steps_per_second: float
+) -> None:
+  """The progress line; loss and recall are those of a batch of this stream."""
   left = (steps - step) / max(steps_per_second, 1e-9)
   say(
-      f"step {step:>{len(str(steps))}}/{steps}  loss {numbers['loss']:.4f}  temperature {numbers['temperature']:.4f}  "
+      f"step {step:>{len(str(steps))}}/{steps}  {stream:<10}  loss {numbers['loss']:.4f}  temperature {numbers['temperature']:.4f}  "
       f"batch R@1 {100 * numbers['batch_recall']:5.1f}%  {numbers['samples_per_second']:,.0f} samples/s  "
       f"{duration(left)} left")
 

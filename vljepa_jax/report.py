@@ -135,9 +135,13 @@ def _curves(history):
   def line(name, key):
     return Line(name, [(row["step"], row[key]) for row in history if isinstance(row.get(key), (int, float))])
 
+  def by_stream(key):
+    names = dict.fromkeys(name.partition("/")[2] for row in history for name in row if name.startswith(f"{key}/"))
+    return [line(name, f"{key}/{name}") for name in list(names)[:4]]
+
   charts = [
-      draw_chart("Loss", [line("InfoNCE", "loss")]),
-      draw_chart("Found in the batch", [line("recall@1", "batch_recall")], percent=True, from_zero=True),
+      draw_chart("Loss, by kind of batch", by_stream("loss")),
+      draw_chart("Found in the batch, recall@1", by_stream("batch_recall"), percent=True, from_zero=True),
       draw_chart("Temperature", [line("one over the scale", "temperature")]),
   ]
   for title, *named in (

@@ -13,6 +13,7 @@ import tensorboardX
 METRICS = "metrics.jsonl"
 VERSIONS = "versions.json"
 TENSORBOARD = "tensorboard"
+BY_STREAM = ("loss", "batch_recall")  # numbers that depend on what a batch is of, logged as "loss/<stream>", too
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "pillow")
 
 

@@ -92,10 +92,11 @@ def train(
     for done in range(clock.steps + 1, steps + 1):
       batch = next(iterator)
       batch.pop("record_id")
+      stream = config.data.sources[batch.pop("stream")[0]].name
       state, metrics = step_fn(state, sharding.put_batch(batch, parts.rows))
       writer.write_waiting()  # numbers of an earlier step, now that this one is under way
       if done % every.log_every == 0:
-        writer.wait_with(done, metrics)
+        writer.wait_with(done, stream, metrics)
       if done % every.eval_every == 0 and done < steps:
         jax.block_until_ready(metrics)
         writer.write_waiting()
@@ -123,13 +124,13 @@ class LateWriter:
     self._clock = clock
     self._waiting = None
 
-  def wait_with(self, done: int, metrics: dict[str, jax.Array]) -> None:
-    self._waiting = done, metrics
+  def wait_with(self, done: int, stream: str, metrics: dict[str, jax.Array]) -> None:
+    self._waiting = done, stream, metrics
 
   def write_waiting(self) -> None:
     if self._waiting is None:
       return
-    (done, metrics), self._waiting = self._waiting, None
+    (done, stream, metrics), self._waiting = self._waiting, None
     numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not np.isfinite(numbers["loss"]):
       raise UserError(
@@ -138,8 +139,8 @@ class LateWriter:
     steps_per_second = self._clock.lap()
     numbers["samples_per_second"] = steps_per_second * self._config.train.batch_size
     numbers["seconds"] = self._clock.seconds
-    self._log.write(done, numbers)
-    progress.print_step(done, self._config.train.steps, numbers, steps_per_second)
+    self._log.write(done, numbers | {f"{name}/{stream}": numbers[name] for name in run_log.BY_STREAM})
+    progress.print_step(done, self._config.train.steps, stream, numbers, steps_per_second)
 
 
 class Evaluator:

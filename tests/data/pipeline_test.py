@@ -10,7 +10,7 @@ import pytest
 
 from vljepa_jax.data.augment import Augment
 from vljepa_jax.data.image import ImageError
-from vljepa_jax.data.pipeline import Stream, make_train_iterator
+from vljepa_jax.data.pipeline import Stream, Turns, make_train_iterator
 from vljepa_jax.data.preprocess import KINDS, Preprocess
 from vljepa_jax.data.questions import TEMPLATES
 from vljepa_jax.data.sources import Source
@@ -76,13 +76,13 @@ def read(ids: np.ndarray, mask: np.ndarray) -> str:
 
 
 def test_batch_of_pictures(source):
-  (batch,), state = take(mixture(source), 1, frames=2)
+  (batch,), state = take([Stream("what", source, "what", 1.0)], 1, frames=2)
   shapes = {key: (value.shape, value.dtype) for key, value in batch.items()}
   assert shapes == {
       "video": ((8, 2, 16, 16, 3), np.uint8),
       "query": ((8, 64), np.int32), "query_mask": ((8, 64), np.bool_),
       "target": ((8, 40), np.int32), "target_mask": ((8, 40), np.bool_),
-      "target_id": ((8,), np.int32), "record_id": ((8,), np.int32),
+      "target_id": ((8,), np.int32), "record_id": ((8,), np.int32), "stream": ((8,), np.int32),
   }
   np.testing.assert_array_equal(batch["video"][:, 0], batch["video"][:, 1])
   assert state == {"global_next_index": 8}
@@ -128,20 +128,30 @@ def test_some_tokens_are_kept_in_their_order(source):
   assert len({tuple(row) for row in kept}) == 20  # every choice of 3 out of 6 in its turn
 
 
-def test_mixture_follows_the_weights_and_questions_are_answered(source, features):
-  batches, _ = take(mixture(source, features), 25)
-  asked = 0
+def test_batches_take_turns_by_weight_and_questions_are_answered(source, features):
+  batches, _ = take(mixture(source, features), 24)
+  streams = [set(batch["stream"]) for batch in batches]
+  assert sorted(streams, key=min) == [{0}] * 18 + [{1}] * 3 + [{2}] * 3
+  assert streams[:8] == streams[8:16] and {1} in streams[:8] and {2} in streams[:8]
   for batch in batches:
+    if batch["stream"][0] == 0:
+      assert batch["query"].shape == batch["query_mask"].shape == (8, 0)
+      continue
     for row, record in enumerate(batch["record_id"]):
       answer = read(batch["target"][row], batch["target_mask"][row])
-      if not batch["query_mask"][row].any():
-        continue
-      asked += 1
       query = read(batch["query"][row], batch["query_mask"][row])
       assert query in TEMPLATES["what"] or answer.partition(",")[0] in ("yes", "no")
       if query in TEMPLATES["what"]:
         assert answer == source.classes[source.records[record].label]
-  assert asked == 50
+
+
+def test_turns_leave_no_example_of_a_stream_out():
+  turns = Turns([0.7, 0.2, 0.1], 4)
+  places = [turns[i] for i in range(4 * 2500)]
+  for stream, share in enumerate([0.7, 0.2, 0.1]):
+    assert [index for s, index in places if s == stream] == list(range(round(4 * 2500 * share)))
+  batches = np.array([stream for stream, _ in places]).reshape(-1, 4)
+  assert (batches == batches[:, :1]).all()
 
 
 def test_the_seed_decides(source, features):
@@ -153,12 +163,10 @@ def test_the_seed_decides(source, features):
 
 
 def test_streams_of_one_source_are_shuffled_apart(source, features):
-  orders = []
+  first = {}
   for batch in take(mixture(source, features), 12)[0]:
-    orders.append((batch["record_id"], batch["query_mask"].any(axis=1)))
-  ids, asked = (np.concatenate(part) for part in zip(*orders))
-  count = min(asked.sum(), (~asked).sum())
-  assert list(ids[asked][:count]) != list(ids[~asked][:count])
+    first.setdefault(int(batch["stream"][0]), list(batch["record_id"]))
+  assert len(first) == 3 and first[0] != first[1] and first[0] != first[2] and first[1] != first[2]
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -1,4 +1,7 @@
-"""The training input: streams of examples mixed by weight, shuffled, repeated, and batched for one host.
+"""The training input: streams of examples, shuffled, repeated, and batched for one host; batches of streams take turns.
+
+A batch holds examples of one stream alone. What competes in the loss is then of one kind: the words that answer
+questions do not stand against the captions of the same pictures. And batches of captions need no room for queries.
 
 Everything random is drawn from the generator that grain gives each element, so what a global step trains on depends
 on the seed and the step alone: not on hosts, workers or restarts. The state of the iterator is one number.
@@ -7,6 +10,7 @@ on the seed and the step alone: not on hosts, workers or restarts. The state of 
 from collections.abc import Collection, Sequence
 import dataclasses
 import logging
+import sys
 
 import grain
 import numpy as np
@@ -21,6 +25,7 @@ from vljepa_jax.data.text import TextInput, target_id
 _LOG = logging.getLogger(__name__)
 
 VIEWS = ("caption", *KINDS)
+NO_QUERY = np.zeros(0, np.int32), np.zeros(0, bool)
 CHECKED_TEXTS = 2000  # texts of a stream that are tokenized at the start, to warn of truncation with counts
 
 
@@ -66,9 +71,9 @@ def make_train_iterator(
 
   A batch is a dict of arrays, b = global_batch / shard_count:
     visual (b, N, D), as stored in `features`, or (b, tokens, D); or video (b, frames, size, size, 3) uint8
-    query (b, Q) int32, query_mask (b, Q) bool; rows of captions have no real token, and Q is 0 where no stream asks
+    query (b, Q) int32, query_mask (b, Q) bool; Q is 0 in batches of captions
     target (b, L) int32, target_mask (b, L) bool, target_id (b,) int32
-    record_id (b,) int32, the index of the record in its source
+    record_id (b,) int32, the index of the record in its source; stream (b,) int32, which stream all of them are of
 
   Args:
     streams: all of them with features, or none.
@@ -90,17 +95,16 @@ def make_train_iterator(
   """
   _check(streams, global_batch, shard_count)
   held_out = held_out_captions(held_out)
-  if all(stream.view == "caption" for stream in streams):
-    query = dataclasses.replace(query, length=0)
   parts = []
   for number, stream in enumerate(streams):
     questions = None if stream.view == "caption" else _question_maker(stream.source, held_out)
     usable = _usable_records(stream, questions, held_out)
     _warn_of_truncation(stream, questions, query, target)
     order = np.random.SeedSequence((seed, number)).generate_state(1)[0]
-    examples = _Examples(stream, questions, query, target, augment, preprocess, frames, held_out)
+    examples = _Examples(number, stream, questions, query, target, augment, preprocess, frames, held_out)
     parts.append(grain.MapDataset.source(usable).seed(int(order)).shuffle().repeat(None).random_map(examples))
-  mixture = grain.MapDataset.mix(parts, [stream.weight for stream in streams])
+  turns = Turns([stream.weight for stream in streams], global_batch)
+  mixture = grain.MapDataset.select_from_datasets(parts, turns)
   cached = streams[0].features is not None
   return grain.experimental.ElasticIterator(
       mixture,
@@ -112,10 +116,41 @@ def make_train_iterator(
   )
 
 
+class Turns:
+  """Which stream an element of the mixture is of: whole batches take turns, in shares that follow the weights.
+
+  Grain's selection map: index in the mixture -> (number of the stream, index in the stream).
+  """
+
+  PERIOD = 1000  # batches, after which the turns repeat
+
+  def __init__(self, weights: Sequence[float], batch_size: int):
+    self._size = batch_size
+    share, credit = np.array(weights) / np.sum(weights), np.zeros(len(weights))
+    self._stream, self._before, self._count = [], [], [0] * len(weights)
+    for _ in range(self.PERIOD):
+      credit += share
+      stream = int(np.argmax(credit))  # the one that is furthest behind its share
+      credit[stream] -= 1
+      self._stream.append(stream)
+      self._before.append(self._count[stream])
+      self._count[stream] += 1
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __getitem__(self, index: int) -> tuple[int, int]:
+    batch, row = divmod(index, self._size)
+    period, turn = divmod(batch, self.PERIOD)
+    stream = self._stream[turn]
+    return stream, (period * self._count[stream] + self._before[turn]) * self._size + row
+
+
 class _Examples(grain.transforms.RandomMap):
   """Record index -> one training example of a stream."""
 
-  def __init__(self, stream, questions, query, target, augment, preprocess, frames, held_out):
+  def __init__(self, number, stream, questions, query, target, augment, preprocess, frames, held_out):
+    self._number = np.int32(number)
     self._stream = stream
     self._questions = questions
     self._query = query
@@ -124,12 +159,11 @@ class _Examples(grain.transforms.RandomMap):
     self._preprocess = preprocess
     self._frames = frames
     self._held_out = held_out
-    self._no_query = np.full(query.length, query.pad_id, np.int32), np.zeros(query.length, bool)
 
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     index = int(element)
     query, answer = self._texts(index, rng)
-    query_ids, query_mask = self._no_query if query is None else _one(self._query, query)
+    query_ids, query_mask = NO_QUERY if query is None else _one(self._query, query)
     target_ids, target_mask = _one(self._target, answer)
     return self._picture(index, rng) | {
         "query": query_ids,
@@ -138,6 +172,7 @@ class _Examples(grain.transforms.RandomMap):
         "target_mask": target_mask,
         "target_id": target_id(answer),
         "record_id": np.int32(index),
+        "stream": self._number,
     }
 
   def _texts(self, index: int, rng: np.random.Generator) -> tuple[str | None, str]:
