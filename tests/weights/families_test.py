@@ -447,3 +447,10 @@ def test_presets_are_the_published_models(name):
   found, ours = family.stated(published, config), family.stated(family.hf_config(config), config)
   assert found == {field: value for field, value in ours.items() if field in found}
   assert len(found) >= 7
+
+
+@pytest.mark.parametrize("width, mlp_width", [(14, 61), (22, 49), (1408, 6404), (1408, 6144), (1024, 4096)])
+def test_the_mlp_ratio_gives_the_width_back_although_transformers_rounds_down(width, mlp_width):
+  config = presets.x_encoder("vjepa2_vitl", width=width, mlp_width=mlp_width)
+  hf = weights.FAMILIES[type(config)].hf_config(config)
+  assert int(hf["hidden_size"] * hf["mlp_ratio"]) == mlp_width
