@@ -13,37 +13,13 @@ import pytest
 
 from configs.base import RULES
 from vljepa_jax.model import presets, vision
+from vljepa_jax.weights import vjepa2
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "vjepa2.npz"
 TINY = presets.x_encoder(
     "vjepa2_vitl", width=48, num_layers=3, num_heads=3, mlp_width=84, patch_size=4, scan=False
 )
 MOBILENET = presets.x_encoder("mobilenet_v2")
-
-
-def hugging_face_names():
-  """Our path -> (name in transformers, layout change)."""
-  names = {
-      "patch_embed/kernel": (
-          "embeddings.patch_embeddings.proj.weight",
-          lambda x: x.transpose(2, 3, 4, 1, 0).reshape(-1, x.shape[0]),
-      ),
-      "patch_embed/bias": ("embeddings.patch_embeddings.proj.bias", np.asarray),
-      "norm/scale": ("layernorm.weight", np.asarray),
-      "norm/bias": ("layernorm.bias", np.asarray),
-  }
-  parts = {
-      "query": "attention.query", "key": "attention.key", "value": "attention.value", "out": "attention.proj",
-      "up": "mlp.fc1", "down": "mlp.fc2", "norm1": "norm1", "norm2": "norm2",
-  }
-  for i in range(3):
-    for ours, theirs in parts.items():
-      is_norm = "norm" in ours
-      names[f"layers_{i}/{ours}/{'scale' if is_norm else 'kernel'}"] = (
-          f"layer.{i}.{theirs}.weight", np.asarray if is_norm else np.transpose
-      )
-      names[f"layers_{i}/{ours}/bias"] = (f"layer.{i}.{theirs}.bias", np.asarray)
-  return names
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +30,7 @@ def recorded():
 
 @pytest.fixture(scope="module")
 def params(recorded):
-  flat = {ours: change(recorded[f"weight/encoder.{theirs}"]) for ours, (theirs, change) in hugging_face_names().items()}
+  flat = {row.ours: row.to_ours(recorded[f"weight/{row.theirs}"]) for row in vjepa2.name_map(TINY)}
   assert len(flat) == sum(name.startswith("weight/") for name in recorded)
   return traverse_util.unflatten_dict(flat, sep="/")
 
@@ -107,11 +83,11 @@ def test_vjepa2_and_its_gradients_equal_transformers(recorded, params, case, wei
   assert relative_error(tokens, recorded[f"{case}/tokens"]) < 1e-5
   assert relative_error(frames_grad, recorded[f"{case}/frames_grad"]) < 1e-4
   grads, checked = traverse_util.flatten_dict(grads, sep="/"), 0
-  for ours, (theirs, change) in hugging_face_names().items():
-    name = f"{case}/grad/encoder.{theirs}"
+  for row in vjepa2.name_map(TINY):
+    name = f"{case}/grad/{row.theirs}"
     if name in recorded:
       checked += 1
-      assert relative_error(grads[ours], change(recorded[name])) < 1e-4, ours
+      assert relative_error(grads[row.ours], row.to_ours(recorded[name])) < 1e-4, row.ours
   assert checked == weight_grads
 
 

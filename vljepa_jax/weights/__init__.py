@@ -98,18 +98,18 @@ def export_folder(folder: pathlib.Path, config: Any, params: dict[str, Any]) -> 
   Dense heads go to folders of their own, as sentence-transformers has them.
 
   Raises:
-    OSError: the disk is full, or the folder cannot be written to. Each file is whole, or as it was.
+    OSError: the disk is full, or the folder cannot be written to. Each weight file is whole, or as it was.
     ValueError: the family has no such model.
   """
   config = _alone(config)
   files, tensors = _json_files(_family(config), config), export_tower(config, params)
-  for name, content in files.items():
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(json.dumps(content, indent=2) + "\n")
   for part in dict.fromkeys(name.rpartition("/")[0] for name in tensors):
-    inside = {name.rpartition("/")[2]: name for name in tensors if name.rpartition("/")[0] == part}
-    place = {name: (tensors, whole) for name, whole in inside.items()}
+    (folder / part).mkdir(parents=True, exist_ok=True)
+    place = {name.rpartition("/")[2]: (tensors, name) for name in tensors if name.rpartition("/")[0] == part}
     save_safetensors(folder / part / "model.safetensors", Joined(folder, place))
+  for name, content in files.items():
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 class _Exported(Mapping):

@@ -61,6 +61,8 @@ def rules(found: Tensors, config: presets.EmbeddingGemmaConfig) -> Rules:
 
 def hf_config(config: presets.EmbeddingGemmaConfig) -> dict[str, Any]:
   """The config.json of a bidirectional `Gemma3TextModel`."""
+  if config.query_scale != int(config.query_scale):
+    raise ValueError(f"the query_scale of a Gemma3TextModel is a whole number, not {config.query_scale}")
   sizes = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
   rest = {
       "query_pre_attn_scalar": int(config.query_scale),

@@ -49,7 +49,7 @@ class Tensors(Mapping):
 class Joined(Tensors):
   """Several files as one; `place` tells the file of each tensor, and its name there."""
 
-  def __init__(self, path: pathlib.Path, place: dict[str, tuple[Tensors, str]]):
+  def __init__(self, path: pathlib.Path, place: dict[str, tuple[Mapping[str, np.ndarray], str]]):
     super().__init__(path, place)
 
   def where(self, name: str) -> str:

@@ -1,5 +1,6 @@
 """V-JEPA 2 encoders as Hugging Face saves them (`VJEPA2Model`), or the authors (`vitl.pt`)."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,10 @@ def hf_config(config: presets.VJepa2Config) -> dict[str, Any]:
   if config.rope_theta != ROPE_THETA:
     raise ValueError(f"a VJEPA2Model has rope_theta {ROPE_THETA}, but the preset has {config.rope_theta}")
   sizes = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
-  rest = {"mlp_ratio": config.mlp_width / config.width, "crop_size": 16 * config.patch_size}
+  ratio = config.mlp_width / config.width
+  if int(config.width * ratio) < config.mlp_width:  # transformers rounds the product down
+    ratio = math.nextafter(ratio, math.inf)
+  rest = {"mlp_ratio": ratio, "crop_size": 16 * config.patch_size}
   return {"architectures": ["VJEPA2Model"], **FIXED, **sizes, **rest}
 
 
