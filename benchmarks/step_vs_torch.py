@@ -52,7 +52,6 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each contestant.", lower_b
 COUNTED = 2  # steps of a turn that count, after one that does not
 LOSS_TOLERANCE = 1e-4  # relative
 GRAD_NORM_TOLERANCE = 1e-3  # relative
-QUERY_FREE = 0.6  # share of rows without a query, as the captions of configs/base.py
 DISTINCT = 0.9  # distinct target texts per row, so that some occur twice
 
 
@@ -301,22 +300,23 @@ def flat(params: Any) -> dict[str, Any]:
 
 
 def random_batch(config: Config, parts: Parts) -> dict[str, np.ndarray]:
-  """A training batch of the config's shapes; texts of random tokens and lengths."""
+  """A training batch of the config's heaviest stream; texts of random tokens and lengths."""
   rng = np.random.default_rng(config.seed)
   data, size = config.data, config.train.batch_size
-  query_length, target_length = config.tokenizers.query.length, config.tokenizers.target.length
+  query_free = max(data.sources, key=lambda source: source.weight).view == "caption"
+  query_length, target_length = 0 if query_free else config.tokenizers.query.length, config.tokenizers.target.length
   video = jax.ShapeDtypeStruct((size, data.frames, data.image_size, data.image_size, 3), jnp.uint8)
   encode = lambda params, video: parts.model.apply({"params": params}, video, method=VLJepa.encode_video)
-  visual = jax.eval_shape(encode, parts.shapes, video).shape
+  rows, tokens, width = jax.eval_shape(encode, parts.shapes, video).shape
   towers = parts.model.config
-  query = np.arange(query_length) < rng.integers(1, query_length, (size, 1), endpoint=True)
+  query = np.arange(query_length) < rng.integers(min(1, query_length), query_length, (size, 1), endpoint=True)
   target = np.arange(target_length) < rng.integers(1, target_length, (size, 1), endpoint=True)
   texts = rng.integers(0, towers.y_encoder.vocab_size, (size, target_length), np.int32)
   text = rng.integers(0, max(1, int(DISTINCT * size)), size, np.int32)
   return {
-      "visual": rng.standard_normal(visual, np.float32).astype(np.float16),
+      "visual": rng.standard_normal((rows, data.feature_tokens or tokens, width), np.float32).astype(np.float16),
       "query": rng.integers(0, towers.predictor.vocab_size, (size, query_length), np.int32),
-      "query_mask": query & (rng.random((size, 1)) >= QUERY_FREE),
+      "query_mask": query,
       "target": texts[text],
       "target_mask": target[text],
       "target_id": text,

@@ -82,7 +82,7 @@ def get_config(variant: str = "base") -> ConfigDict:
   ))
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, rules=RULES))
   config.train = ConfigDict(dict(
-      steps=150, batch_size=256, log_every=5, eval_every=50, checkpoint_every=50, keep_checkpoints=2,
+      steps=140, batch_size=256, log_every=5, eval_every=50, checkpoint_every=50, keep_checkpoints=2,
   ))
   config.eval = ConfigDict(dict(
       dataset="openclipart", split="test", batch_size=128,
