@@ -27,7 +27,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
   config.init_from = ""
   config.model = ConfigDict(dict(
       x_encoder=dict(preset="vjepa2_vitl", weights="", **tower),
-      predictor=dict(preset="llama3_1b_l8", weights="", **tower),
+      predictor=dict(preset="llama3_1b_l8", layers=(8, 16), weights="", **tower),
       y_encoder=dict(preset="embedding_gemma_300m", weights="", **tower),
       embed_width=1536,
       y_head=True,

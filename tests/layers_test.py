@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 
 # Layer -> modules; a trailing dot stands for everything below. The longest name that fits counts.
 LAYERS = {
-    5: ("main", "evaluate", "predict", "entry", "cli"),
+    5: ("main", "evaluate", "predict", "convert", "cli"),
     4: ("train", "start", "evaluation", "api", "progress", "run_log", "interrupt", "report", "report_style", "curves"),
     3: ("parts", "step", "optim", "sharding", "checkpoint", "features", "weights."),
     2: ("loss", "metrics", "tasks.", "data.pipeline"),
