@@ -146,6 +146,7 @@ def save_params(folder: pathlib.Path, params: Any) -> pathlib.Path:
     UserError: it could not be written; nothing of it is left.
   """
   path = pathlib.Path(folder).absolute() / "0"
+  logging.getLogger("absl").addFilter(_without_orbax)  # it warns of what `use_ocdbt` below turns off
   context = ocp.Context()
   # Arrays one after another, in pieces: the default holds a compressed copy of everything before it writes.
   context.memory.deepcopy_host_arrays = False

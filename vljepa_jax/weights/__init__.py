@@ -15,7 +15,7 @@ from vljepa_jax.model import presets
 from vljepa_jax.weights import bert, gemma, llama, mobilenet_v2, vjepa2
 from vljepa_jax.weights.config_json import check_config, read_config
 from vljepa_jax.weights.maps import Entry
-from vljepa_jax.weights.safetensors_file import save_safetensors
+from vljepa_jax.weights.safetensors_file import aligned_empty, save_safetensors
 from vljepa_jax.weights.sources import resolve
 from vljepa_jax.weights.start import copy_token_table, init_y_head
 from vljepa_jax.weights.tensors import Joined, Tensors, read_weights, rename
@@ -75,11 +75,14 @@ def fill_tower(tensors: Tensors, config: Any, shapes: dict[str, Any]) -> dict[st
     shape = tuple(leaf.shape if layer is None else leaf.shape[1:])
     value = _checked(found, row, shape)
     if layer is not None:
-      loaded.setdefault(name, np.empty(leaf.shape, leaf.dtype))[layer] = value
-    elif value.flags.owndata and value.dtype == leaf.dtype:
+      if name not in loaded:
+        loaded[name] = aligned_empty(leaf.shape, leaf.dtype)
+      loaded[name][layer] = value
+    elif value.flags.c_contiguous and value.flags.writeable and value.dtype == leaf.dtype:
       loaded[name] = value  # a token table is most of some towers: not twice in memory
     else:
-      loaded[name] = np.array(value, leaf.dtype, order="C")
+      loaded[name] = aligned_empty(leaf.shape, leaf.dtype)
+      loaded[name][...] = value
   return traverse_util.unflatten_dict(loaded, sep="/")
 
 
