@@ -1,4 +1,6 @@
+import importlib.machinery
 import sys
+import types
 
 import pytest
 
@@ -40,7 +42,7 @@ def test_missing_things_are_named(package, spec, message):
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "pkg://", "pkg://only_package", "pkg://a.b/c", "hf://org", "hf://a/b/c", "s3://x/y"])
+    "spec", ["", "pkg://", "pkg://only_package", "pkg://a.b/c", "hf://org", "hf://a/b/c", "hf://a/b@", "s3://x/y"])
 def test_malformed_sources_are_refused(spec):
   with pytest.raises(ValueError, match="must read|is not a source"):
     resolve(spec)
@@ -52,3 +54,13 @@ def test_an_unreachable_hub_says_what_to_do(tmp_path, monkeypatch):
   monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
   with pytest.raises(FileNotFoundError, match="hf://org/name cannot be fetched .* give a local folder"):
     resolve("hf://org/name")
+
+
+def test_a_revision_is_asked_for(tmp_path, monkeypatch):
+  asked = []
+  hub = types.ModuleType("huggingface_hub")
+  hub.__spec__ = importlib.machinery.ModuleSpec("huggingface_hub", None)
+  hub.snapshot_download = lambda name, revision, allow_patterns: asked.append((name, revision)) or str(tmp_path)
+  monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+  assert resolve("hf://org/name@v1.0") == resolve("hf://org/name") == tmp_path
+  assert asked == [("org/name", "v1.0"), ("org/name", None)]

@@ -11,8 +11,8 @@ def resolve(spec: str) -> pathlib.Path:
   """The existing file or folder that `spec` names.
 
   Args:
-    spec: `pkg://package/path` inside an installed Python package (which is never imported), `hf://org/name` on
-      the Hugging Face hub or in its cache, or the path of a folder or file.
+    spec: `pkg://package/path` inside an installed Python package (which is never imported), `hf://org/name` or
+      `hf://org/name@revision` on the Hugging Face hub or in its cache, or the path of a folder or file.
 
   Raises:
     FileNotFoundError: there is nothing there; the message says what to install or change.
@@ -44,15 +44,16 @@ def _package_path(spec: str) -> pathlib.Path:
 
 
 def _hub_folder(spec: str) -> pathlib.Path:
-  name = spec.removeprefix("hf://")
-  if name.count("/") != 1 or not all(name.split("/")):
-    raise ValueError(f"{spec} must read hf://org/name")
+  name, at, revision = spec.removeprefix("hf://").partition("@")
+  if name.count("/") != 1 or not all(name.split("/")) or (at and not revision):
+    raise ValueError(f"{spec} must read hf://org/name or hf://org/name@revision")
   if importlib.util.find_spec("huggingface_hub") is None:
     raise FileNotFoundError(f"{spec}: run `pip install huggingface_hub` first, or give a local folder instead")
   import huggingface_hub  # optional, and slow to import
 
   try:
-    return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+    return pathlib.Path(
+        huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=list(_HUB_FILES)))
   except (OSError, ValueError) as error:  # the hub's own errors are among these
     raise FileNotFoundError(
         f"{spec} cannot be fetched and is not in the local cache; check the name, the network and, for a gated "
