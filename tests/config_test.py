@@ -35,6 +35,7 @@ def with_value(key, value):
 
 
 @pytest.mark.parametrize("key, value, message", [
+    ("data.feature_tokens", 3, "picks among cached tokens: set config.data.feature_views"),
     ("optim.learning_rat", 1.0, "nothing reads config.optim.learning_rat; did you mean 'learning_rate'"),
     ("extra", 1, "nothing reads config.extra"),
     ("seed", "0", "config.seed must be int, not '0'"),

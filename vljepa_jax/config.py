@@ -334,6 +334,8 @@ def _check(config: Config) -> None:
     if values[f"tokenizers.{side}.prompt"] and values[f"tokenizers.{side}.cut"] == LEFT:
       raise UserError(
           f"config.tokenizers.{side}.cut='left' would cut the prompt first; set it to 'right', or leave the prompt out")
+  if config.data.feature_tokens and not config.data.feature_views:
+    raise UserError("config.data.feature_tokens picks among cached tokens: set config.data.feature_views, too")
   if not config.data.sources:
     raise UserError("config.data.sources is empty: there is nothing to train on")
   for i, source in enumerate(config.data.sources):
