@@ -44,6 +44,7 @@ def get_config(variant: str = "base") -> ConfigDict:
       y_encoder=dict(preset="minilm", weights=MINILM),
       embed_width=384,
       y_head=True,
+      logit_bias=False,
       y_head_init="identity",
       token_init="y_encoder",
   ))
@@ -66,6 +67,7 @@ def get_config(variant: str = "base") -> ConfigDict:
       feature_tokens=14,
       workers=0,
   ))
+  config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0, micro_batches=1))
   config.optim = ConfigDict(dict(
       learning_rate=1e-3, schedule="cosine", warmup_steps=20, final=0.01, b1=0.9, b2=0.95, weight_decay=0.05,
       clip_norm=1.0,

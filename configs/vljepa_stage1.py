@@ -31,6 +31,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
       y_encoder=dict(preset="embedding_gemma_300m", weights="", **tower),
       embed_width=1536,
       y_head=True,
+      logit_bias=False,
       y_head_init="normal",
       token_init="",
   ))
@@ -51,6 +52,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
       feature_tokens=0,
       workers=16,
   ))
+  config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0, micro_batches=1))
   config.optim = ConfigDict(dict(
       learning_rate=LEARNING_RATE[variant], schedule="constant", warmup_steps=2000, final=1.0, b1=0.9, b2=0.95,
       weight_decay=0.05, clip_norm=1.0,

@@ -17,6 +17,7 @@ from typing import Any
 import ml_collections
 
 from vljepa_jax.data import preprocess
+from vljepa_jax import loss as losses
 from vljepa_jax.data.questions import KINDS
 from vljepa_jax.data.text import LEFT, SIDES
 from vljepa_jax.errors import UserError
@@ -52,6 +53,7 @@ class Model:
   """The towers, the shared width E, whether the Y-encoder gets a projection head, and the token-table source.
 
   Attributes:
+    logit_bias: whether logits get a learned bias, as sigmoid losses need it.
     y_head_init: "normal", or "identity" where the text encoder's own width is E.
     token_init: "" for a random query-token table, "y_encoder" to copy the Y-encoder's word embeddings.
   """
@@ -61,6 +63,7 @@ class Model:
   y_encoder: Tower
   embed_width: int
   y_head: bool
+  logit_bias: bool
   y_head_init: str
   token_init: str
 
@@ -183,6 +186,24 @@ class Optim:
 
 
 @dataclasses.dataclass(frozen=True)
+class Loss:
+  """What pulls predictions and targets together.
+
+  Attributes:
+    kind: one of `loss.KINDS`; "auto" picks InfoNCE in the way that batch and devices ask for.
+    regularizer: "sigreg" or "vicreg" against collapse, "" for none.
+    regularizer_weight: of it.
+    micro_batches: the towers run on so many parts of a batch one after another, while the loss still sees all of it
+      (GradCache, arXiv 2101.06983).
+  """
+
+  kind: str
+  regularizer: str
+  regularizer_weight: float
+  micro_batches: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Mesh:
   """Device mesh (one size may be -1: what is left) and the table from logical names to mesh axes."""
 
@@ -230,6 +251,7 @@ class Config:
   model: Model
   tokenizers: Tokenizers
   data: Data
+  loss: Loss
   optim: Optim
   mesh: Mesh
   train: Train
@@ -291,6 +313,7 @@ def model_config(model: Model) -> VLJepaConfig:
       y_encoder=presets.y_encoder(model.y_encoder.preset, **model.y_encoder.changes),
       embed_width=model.embed_width,
       y_head=model.y_head,
+      logit_bias=model.logit_bias,
   )
 
 
@@ -300,12 +323,12 @@ def _check(config: Config) -> None:
     raise UserError(f"config.name must be a plain name, not {config.name!r}")
   positive = {
       "optim.learning_rate", "optim.clip_norm", "data.frames", "data.image_size", "model.embed_width",
-      "tokenizers.query.length", "tokenizers.target.length", "eval.batch_size",
+      "tokenizers.query.length", "tokenizers.target.length", "eval.batch_size", "loss.micro_batches",
       *(f"train.{field.name}" for field in dataclasses.fields(Train)),
   }
   not_negative = {
       "seed", "optim.warmup_steps", "optim.weight_decay", "data.workers", "data.feature_views",
-      "data.feature_tokens", "tokenizers.query.pad_id", "tokenizers.target.pad_id",
+      "data.feature_tokens", "loss.regularizer_weight", "tokenizers.query.pad_id", "tokenizers.target.pad_id",
   }
   below_one = {"optim.b1", "optim.b2", "optim.ema"}
   shares = {"optim.final", *(f"data.augment.{field.name}" for field in dataclasses.fields(Augment))}
@@ -321,6 +344,8 @@ def _check(config: Config) -> None:
       if not (math.isfinite(values[key]) and holds(values[key])):
         raise UserError(f"config.{key} must be {words}, not {values[key]!r}")
   choices = {
+      "loss.kind": losses.KINDS,
+      "loss.regularizer": losses.REGULARIZERS,
       "optim.schedule": ("constant", "cosine"),
       "model.y_head_init": ("normal", "identity"),
       "model.token_init": ("", "y_encoder"),
@@ -334,6 +359,13 @@ def _check(config: Config) -> None:
     if values[f"tokenizers.{side}.prompt"] and values[f"tokenizers.{side}.cut"] == LEFT:
       raise UserError(
           f"config.tokenizers.{side}.cut='left' would cut the prompt first; set it to 'right', or leave the prompt out")
+  if config.loss.kind.startswith("sigmoid") != config.model.logit_bias:
+    needed = "needs" if config.loss.kind.startswith("sigmoid") else "has no use for"
+    raise UserError(f"config.loss.kind {config.loss.kind!r} {needed} config.model.logit_bias")
+  if config.train.batch_size % config.loss.micro_batches:
+    raise UserError(
+        f"config.train.batch_size {config.train.batch_size} must be a multiple of config.loss.micro_batches "
+        f"{config.loss.micro_batches}")
   if config.data.feature_tokens and not config.data.feature_views:
     raise UserError("config.data.feature_tokens picks among cached tokens: set config.data.feature_views, too")
   if not config.data.sources:

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import NamedSharding
 import optax
 
-from vljepa_jax import optim, sharding, step
+from vljepa_jax import loss, optim, sharding, step
 from vljepa_jax.config import Config, model_config
 from vljepa_jax.model.vljepa import VLJepa
 
@@ -76,6 +76,11 @@ def make_parts(config: Config, devices: list[jax.Device] | None = None) -> Parts
   )
 
 
+def loss_kind(config: Config, mesh: jax.sharding.Mesh) -> str:
+  """The kind of loss that a run takes, "auto" made out."""
+  return loss.pick_kind(config.loss.kind, config.train.batch_size, mesh.size)
+
+
 def first_state(config: Config, tx: optax.GradientTransformation, frozen: Any, params: Any) -> step.TrainState:
   """The state before the first step, of these parameters."""
   return step.init_state(params, tx, config.seed, frozen, bool(config.optim.ema))
@@ -84,5 +89,9 @@ def first_state(config: Config, tx: optax.GradientTransformation, frozen: Any, p
 def make_step(config: Config, parts: Parts) -> Callable[..., tuple[step.TrainState, dict[str, jax.Array]]]:
   """The jitted training step; it takes over the state that it is given."""
   schedule = optim.make_schedule(config.optim, config.train.steps)
-  train_step = step.make_train_step(parts.model, parts.tx, schedule, parts.frozen, config.optim.ema)
+  loss_fn = loss.make_loss(
+      loss_kind(config, parts.mesh), config.loss.regularizer, config.loss.regularizer_weight,
+      sharding.batch_axes(config.mesh.rules))
+  train_step = step.make_train_step(
+      parts.model, parts.tx, schedule, parts.frozen, config.optim.ema, loss_fn, config.loss.micro_batches)
   return jax.jit(train_step, out_shardings=(parts.shardings, parts.whole), donate_argnums=0)

@@ -35,12 +35,13 @@ def trained_and_frozen(params: Any, labels: Any) -> dict[str, int]:
 
 
 def print_plan(
-    config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, params: Any, labels: Any,
+    config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, params: Any, labels: Any, loss: str,
     sources: Mapping[str, int], held_out: int,
 ) -> None:
   """Says what is about to happen.
 
   Args:
+    loss: its kind.
     params: unboxed shapes.
     labels: their groups.
     sources: pictures of every training source, by its name.
@@ -60,7 +61,9 @@ def print_plan(
   devices = mesh.devices.flat[0]
   shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
   rows.append(("devices", f"{mesh.size}", f"{devices.device_kind} ({devices.platform}), mesh {shape}"))
-  rows.append(("training", f"{config.train.steps:,} steps", f"of {config.train.batch_size:,} pictures"))
+  parts = f" in {config.loss.micro_batches} parts" if config.loss.micro_batches > 1 else ""
+  rows.append(("training", f"{config.train.steps:,} steps", f"of {config.train.batch_size:,} pictures{parts}"))
+  rows.append(("loss", loss, config.loss.regularizer and f"and {config.loss.regularizer_weight:g} {config.loss.regularizer}"))
   for name, short, rest in rows:
     say(f"  {name:<16} {short:<14} {rest}")
 

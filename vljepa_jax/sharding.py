@@ -51,6 +51,12 @@ def batch_sharding(mesh: jax.sharding.Mesh, rules: Rules) -> NamedSharding:
   return nn.logical_to_mesh_sharding(P("act_batch"), mesh, rules)
 
 
+def batch_axes(rules: Rules) -> tuple[str, ...]:
+  """The mesh axes that the rows of a batch lie over."""
+  axes = dict(rules)["act_batch"]
+  return (axes,) if isinstance(axes, str) else tuple(axes or ())
+
+
 def unbox(boxed: Any) -> Any:
   """Parameters without their logical names.
 

@@ -1,6 +1,7 @@
 """Train state and the pure step: (state, batch) -> (state, metrics)."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import flax.struct
@@ -9,9 +10,14 @@ import jax.numpy as jnp
 import optax
 
 from vljepa_jax import loss, sharding
+from vljepa_jax.model.layers import constrain
 from vljepa_jax.model.vljepa import VLJepa
 
 Batch = dict[str, jax.Array]
+Embed = Callable[[Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]
+Score = Callable[[tuple[jax.Array, jax.Array], Any], tuple[jax.Array, dict[str, jax.Array]]]
+
+SCALES = ("log_scale", "logit_bias")  # parameters that the loss reads
 
 
 @flax.struct.dataclass
@@ -111,7 +117,8 @@ def averaged_params(params: Any, ema: Any) -> Any:
 
 
 def make_train_step(
-    model: VLJepa, tx: optax.GradientTransformation, schedule: optax.Schedule, frozen: Any, ema_decay: float
+    model: VLJepa, tx: optax.GradientTransformation, schedule: optax.Schedule, frozen: Any, ema_decay: float,
+    loss_fn: loss.Loss, micro_batches: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
   """The training step; pure, to be jitted with a donated state.
 
@@ -121,17 +128,24 @@ def make_train_step(
     schedule: only to report the learning rate.
     frozen: tree of bools; the backward pass of these parameters is never built.
     ema_decay: 0 keeps no average.
+    loss_fn: from `loss.make_loss`.
+    micro_batches: parts of the batch that the towers run on one after another.
   """
+  grads_of = whole_batch_grads if micro_batches == 1 else functools.partial(cached_grads, micro_batches)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     dropout = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
-    def loss_fn(params):
+    def embed(params, batch, dropout):
       params = jax.tree.map(lambda p, skip: jax.lax.stop_gradient(p) if skip else p, params, frozen)
-      outputs = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": dropout})
-      return loss.info_nce(*outputs, batch["target_id"])
+      return model.apply(
+          {"params": params}, batch, deterministic=False, rngs={"dropout": dropout}, method=VLJepa.embed)
 
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+    def score(embeds, params):
+      scales = {name: params[name] for name in SCALES if name in params}
+      return loss_fn(*embeds, scales, batch["target_id"], jax.random.fold_in(dropout, 1))
+
+    grads, metrics = grads_of(embed, score, state.params, batch, dropout)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     # Frozen leaves are passed on as they are: adding zero would turn -0.0 into 0.0.
     params = jax.tree.map(lambda p, u, skip: p if skip else p + u, state.params, updates, frozen)
@@ -148,3 +162,43 @@ def make_train_step(
     return new_state, metrics
 
   return train_step
+
+
+def whole_batch_grads(embed: Embed, score: Score, params: Any, batch: Batch, dropout: jax.Array) -> tuple[Any, Any]:
+  """Gradients of the loss, and its metrics, with the batch in one piece."""
+  return jax.grad(lambda params: score(embed(params, batch, dropout), params), has_aux=True)(params)
+
+
+def cached_grads(
+    count: int, embed: Embed, score: Score, params: Any, batch: Batch, dropout: jax.Array
+) -> tuple[Any, Any]:
+  """The same gradients with activations of one of `count` micro-batches at a time (GradCache, arXiv 2101.06983).
+
+  All embeddings come first, without gradients; the loss sees them together and gives theirs; then every micro-batch runs
+  again and hands its part down to the parameters. Dropout differs from micro-batch to micro-batch.
+  """
+  parts = jax.tree.map(lambda x: split_rows(x, count), batch)
+  keys = jax.vmap(lambda i: jax.random.fold_in(dropout, i))(jnp.arange(count))
+  embeds = jax.lax.map(lambda part: embed(params, *part), (parts, keys))
+  (embed_grads, grads), metrics = jax.grad(score, argnums=(0, 1), has_aux=True)(
+      jax.tree.map(join_rows, embeds), params)
+
+  def add(grads, part):
+    *inputs, cotangents = part
+    _, pull = jax.vjp(lambda params: embed(params, *inputs), params)
+    return jax.tree.map(jnp.add, grads, pull(cotangents)[0]), None
+
+  split_grads = jax.tree.map(lambda x: split_rows(x, count), embed_grads)
+  return jax.lax.scan(add, grads, (parts, keys, split_grads))[0], metrics
+
+
+def split_rows(x: jax.Array, count: int) -> jax.Array:
+  """(B, ...) -> (count, B / count, ...), every count-th row, so that a part lies over the devices as the whole does."""
+  parts = x.reshape(len(x) // count, count, *x.shape[1:]).swapaxes(0, 1)
+  return constrain(parts, None, "act_batch", *[None] * (x.ndim - 1))
+
+
+def join_rows(parts: jax.Array) -> jax.Array:
+  """What `split_rows` split."""
+  whole = parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])
+  return constrain(whole, "act_batch", *[None] * (whole.ndim - 1))

@@ -22,7 +22,7 @@ from vljepa_jax.data.sources import Source, open_source
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
 from vljepa_jax.interrupt import stop_on_signals
 from vljepa_jax.model.vljepa import VLJepa
-from vljepa_jax.parts import Parts, make_parts, make_step
+from vljepa_jax.parts import Parts, loss_kind, make_parts, make_step
 from vljepa_jax.progress import say
 
 FEATURE_BATCH = 32  # pictures per device at a time when the feature cache is made
@@ -47,7 +47,7 @@ def run(config: Config, workdir: pathlib.Path) -> None:
     sources = {s.dataset: open_source(s.dataset, "train") for s in config.data.sources}
     held_out = evaluation.open_held_out(config)
   progress.print_plan(
-      config, workdir, parts.mesh, parts.shapes, parts.labels,
+      config, workdir, parts.mesh, parts.shapes, parts.labels, loss_kind(config, parts.mesh),
       {s.name: len(sources[s.dataset]) for s in config.data.sources}, len(held_out.records))
 
   with (

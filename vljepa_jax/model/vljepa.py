@@ -15,17 +15,20 @@ from vljepa_jax.model.vision import MobileNetV2, VJepa2
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INITIAL_LOG_SCALE = 2.6592600369327783  # ln(1 / 0.07)
+# SigLIP's start (arXiv 2303.15343): of the many pairs hardly one belongs together.
+SIGMOID_LOG_SCALE, SIGMOID_BIAS = 2.302585092994046, -10.0  # ln 10
 
 
 @dataclasses.dataclass(frozen=True)
 class VLJepaConfig:
-  """The three towers and the width E of the space they share."""
+  """The three towers and the width E of the space they share; `logit_bias` is for sigmoid losses."""
 
   x_encoder: presets.XEncoderConfig
   predictor: presets.PredictorConfig
   y_encoder: presets.YEncoderConfig
   embed_width: int = 1536
   y_head: bool = True
+  logit_bias: bool = False
 
 
 class VLJepa(nn.Module):
@@ -39,7 +42,10 @@ class VLJepa(nn.Module):
     self.x_encoder = vision(c.x_encoder)
     self.predictor = Predictor(c.predictor, c.embed_width)
     self.y_encoder = YEncoder(c.y_encoder, c.embed_width if c.y_head else None)
-    self.log_scale = self.param("log_scale", param_axes(nn.initializers.constant(INITIAL_LOG_SCALE)), ())
+    number = lambda name, value: self.param(name, param_axes(nn.initializers.constant(value)), ())
+    self.log_scale = number("log_scale", SIGMOID_LOG_SCALE if c.logit_bias else INITIAL_LOG_SCALE)
+    if c.logit_bias:
+      self.logit_bias = number("logit_bias", SIGMOID_BIAS)
 
   def encode_video(self, video: jax.Array) -> jax.Array:
     """Visual tokens (B, N, D) of frames (B, T, H, W, 3), uint8; ImageNet mean and std."""
@@ -65,7 +71,11 @@ class VLJepa(nn.Module):
     return unit(self.y_encoder(target, target_mask, deterministic))
 
   def __call__(self, batch: dict[str, jax.Array], deterministic: bool = True) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One training pass.
+    """As `embed`, and log_scale ()."""
+    return *self.embed(batch, deterministic), self.log_scale
+
+  def embed(self, batch: dict[str, jax.Array], deterministic: bool = True) -> tuple[jax.Array, jax.Array]:
+    """One training pass up to the loss.
 
     Args:
       batch: `video` (B, T, H, W, 3) uint8, or in its place `visual` (B, N, D), the tokens that a frozen
@@ -73,9 +83,9 @@ class VLJepa(nn.Module):
       deterministic: no dropout.
 
     Returns:
-      pred_embed (B, E), target_embed (B, E), log_scale ().
+      pred_embed (B, E), target_embed (B, E), of unit length.
     """
     visual = batch["visual"] if "visual" in batch else self.encode_video(batch["video"])
     pred = self.predict(visual, batch["query"], batch["query_mask"], deterministic)
     target = self.encode_text(batch["target"], batch["target_mask"], deterministic)
-    return constrain(pred, "act_batch", "act_joint"), constrain(target, "act_batch", "act_joint"), self.log_scale
+    return constrain(pred, "act_batch", "act_joint"), constrain(target, "act_batch", "act_joint")
