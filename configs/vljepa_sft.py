@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
   config.optim.schedule = "cosine"
   config.optim.final = 0.01
   config.optim.groups = (("x_encoder/.*", None), *config.optim.groups[1:])
+  config.loss.micro_batches = 1
   config.train.steps = 83_000
   config.train.batch_size = 3072
   return config

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 FRAMES = {"1frame": 1, "8frames": 8, "32frames": 32}
 STEPS = {"1frame": 100_000, "8frames": 60_000, "32frames": 10_000}
+MICRO_BATCHES = {"1frame": 1, "8frames": 1, "32frames": 4}
 BATCH = {"1frame": 24_576, "8frames": 12_288, "32frames": 12_288}
 X_ENCODER_MULTIPLIER = {"1frame": None, "8frames": None, "32frames": 1.0}
 LLAMA_PAD = 128_004  # <|finetune_right_pad_id|>
@@ -52,7 +53,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
       feature_tokens=0,
       workers=16,
   ))
-  config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0, micro_batches=1))
+  config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0, micro_batches=MICRO_BATCHES[variant]))
   config.optim = ConfigDict(dict(
       learning_rate=LEARNING_RATE[variant], schedule="constant", warmup_steps=2000, final=1.0, b1=0.9, b2=0.95,
       weight_decay=0.05, clip_norm=1.0,
