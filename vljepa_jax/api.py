@@ -45,10 +45,12 @@ class Forward:
   """The jitted forward passes of one model config, shared by every `Model` that has it.
 
   Attributes:
+    config: as given.
     traces: how often each function was traced, by (name, shapes); more than once for a shape is a bug.
   """
 
   def __init__(self, config: VLJepaConfig):
+    self.config = config
     self.traces = collections.Counter()
     self._module = VLJepa(config)
     self.encode_video = self._jit(VLJepa.encode_video)
@@ -88,8 +90,9 @@ class Model:
     self.config = config
     self.forward = forward_passes(model_config(config.model))
     self._preprocess = make_preprocess(config)
-    self._query = _shared_text_input(config.tokenizers.query)
-    self._target = _shared_text_input(config.tokenizers.target)
+    towers = self.forward.config
+    self._query = _shared_text_input(config.tokenizers.query, towers.predictor.vocab_size)
+    self._target = _shared_text_input(config.tokenizers.target, towers.y_encoder.vocab_size)
     self._params = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params)
     placed = jax.tree.leaves(self._params)[0].sharding
     self._mesh = placed.mesh if isinstance(placed, NamedSharding) else None
@@ -268,11 +271,11 @@ def make_preprocess(config: Config) -> Preprocess:
   return Preprocess(config.data.preprocess, config.data.image_size)
 
 
-def make_text_input(side: config_lib.Tokenizer) -> TextInput:
-  """How one side of the model of a recipe reads texts."""
+def make_text_input(side: config_lib.Tokenizer, rows: int) -> TextInput:
+  """How one side of the model of a recipe reads texts; its token table has so many rows."""
   source = side.source if side.source == BYTES else resolve(side.source)
   return TextInput(
-      Tokenizer(source), side.length, side.prompt, side.special_tokens, side.cut, side.pad_side, side.pad_id)
+      Tokenizer(source), side.length, side.prompt, side.special_tokens, side.cut, side.pad_side, side.pad_id, rows)
 
 
 def prepare_pictures(images: Sequence[Picture] | np.ndarray, preprocess: Preprocess) -> np.ndarray:
@@ -312,6 +315,6 @@ def _ranked(pred_embed: np.ndarray, embed: np.ndarray, texts: Sequence[str]) -> 
 
 
 @functools.lru_cache(maxsize=8)
-def _shared_text_input(side: config_lib.Tokenizer) -> TextInput:
+def _shared_text_input(side: config_lib.Tokenizer, rows: int) -> TextInput:
   with as_user_error(*INPUT_ERRORS):
-    return make_text_input(side)
+    return make_text_input(side, rows)

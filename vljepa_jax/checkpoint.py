@@ -143,7 +143,7 @@ def save_params(folder: pathlib.Path, params: Any) -> pathlib.Path:
     params: unboxed.
 
   Raises:
-    UserError: it could not be written; nothing of it is left.
+    UserError: it could not be written; what is left of it is no checkpoint, and the next attempt clears it.
   """
   path = pathlib.Path(folder).absolute() / "0"
   logging.getLogger("absl").addFilter(_without_orbax)  # it warns of what `use_ocdbt` below turns off
@@ -155,10 +155,10 @@ def save_params(folder: pathlib.Path, params: Any) -> pathlib.Path:
   context.array.saving.storage_options.chunk_byte_size = PIECE_BYTES
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear_unfinished(path.parent)
     with context:
       ocp.save_checkpointables(path, {"state": {"step": 0, "params": params, "ema": None}})
   except Exception as error:  # see `Checkpoints._saving`
-    clear_unfinished(path.parent)
     raise UserError(f"the parameters could not be written to {path}: {_reason(error)}") from error
   return path
 

@@ -280,8 +280,10 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def write(config: Config, workdir: pathlib.Path) -> None:
-  """Stores the config in a workdir, as `config.json`."""
-  (workdir / FILE).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+  """Stores the config in a workdir, as `config.json`; whole or not at all."""
+  partial = workdir / f"{FILE}.partial"
+  partial.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+  partial.replace(workdir / FILE)
 
 
 def read(workdir: pathlib.Path) -> Config:

@@ -110,7 +110,8 @@ def _origin(config: Config, tower: str, leaves: dict[Path, Any], seeded: Collect
   """Where the parameters of a tower are from, in words."""
   fresh = [path for path in leaves if (tower, *path) in seeded]
   given = sum(leaf.size for path, leaf in leaves.items() if path not in fresh)
-  words = [f"{given:,} parameters of {getattr(config.model, tower).weights}"] if given else []
+  source = getattr(config.model, tower).weights or "what follows from other parts"
+  words = [f"{given:,} parameters of {source}"] if given else []
   if fresh:
     names = ", ".join(dict.fromkeys(path[0] for path in fresh)) if given else "all"
     words.append(f"{sum(leaves[path].size for path in fresh):,} from seed {config.seed} ({names})")
@@ -133,8 +134,11 @@ def _check_new(out: pathlib.Path) -> None:
 
 
 def _write_workdir(config: Config, params: Any, out: pathlib.Path) -> None:
+  """The config first: a folder without a checkpoint is no run yet, and can be written to again."""
+  with as_user_error(OSError):
+    out.mkdir(parents=True, exist_ok=True)
+    config_lib.write(config, out)
   checkpoint.save_params(out / checkpoint.FOLDER, params)
-  config_lib.write(config, out)
 
 
 def define_flags() -> None:

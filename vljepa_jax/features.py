@@ -89,7 +89,7 @@ def hash_params(params: Any) -> str:
 
 def cache_key(source: Source, views: Views, weights: str, encoder: Any) -> str:
   """A hash of all that the tokens depend on."""
-  parts = (source.name, source.split, source.records, views, weights, encoder)
+  parts = (source.name, source.split, source.hash_images(), views, weights, encoder)
   return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:20]
 
 

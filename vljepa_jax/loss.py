@@ -1,4 +1,4 @@
-"""Losses over the global batch, by name (paper.md 2 and 4.8, decisions).
+"""Losses over the global batch, by name (paper, section 3.1 and the ablation of losses).
 
   info_nce, sigmoid             of the whole table of logits, which the compiler splits over the devices
   info_nce_chunked, ..._ring    the same numbers from a few rows of it at a time (`streamed.py`)

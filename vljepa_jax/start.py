@@ -36,7 +36,7 @@ def start(
     params, _ = pretrained_params(config, parts)
     origin = f"starting from seed {config.seed} and the pretrained weights"
   make_state = lambda params: parts_lib.first_state(config, parts.tx, parts.frozen, params)
-  return jax.jit(make_state, out_shardings=parts.shardings)(params), None, origin
+  return jax.jit(make_state, out_shardings=parts.shardings, donate_argnums=0)(params), None, origin
 
 
 def pretrained_params(config: Config, parts: Parts) -> tuple[Any, frozenset[tuple[str, ...]]]:

@@ -231,6 +231,7 @@ def test_bad_arguments(source, features):
   for streams, settings, message in [
       ([], {}, "no stream to train on"),
       (changed(view="captions"), {}, "'captions' has the view 'captions'; there are caption, what, is_there, which_word"),
+      ([stream, *changed(name="rare", weight=1e-5)], {}, "1e-05 of stream 'rare' is too small for one in 1000 batches"),
       (changed(weight=0.0), {}, "'captions' has the weight 0.0"),
       (changed(features=features[:5]), {}, "features of 5 pictures, but 24 records"),
       (changed(tokens=1), {}, "'captions' keeps 1 tokens of a picture, but has no features"),

@@ -152,3 +152,10 @@ def test_target_id_ignores_case_and_spacing_only():
   assert target_id("red cat").dtype == np.int32
   assert (target_id("yes"), target_id("no")) == (1027397001, 793466571)  # the same on every machine
   assert len({int(target_id(str(i))) for i in range(5000)}) == 5000
+
+
+def test_a_token_without_a_row_in_the_model_is_an_error():
+  texts = TextInput(Tokenizer("bytes"), 8, rows=100)
+  texts(["AB"])
+  with pytest.raises(ValueError, match="gives token 125, but the model's table has 100 rows"):
+    texts(["z"])

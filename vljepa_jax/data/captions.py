@@ -1,6 +1,7 @@
 """Captions of a picture: the canonical one, and the variants of it that training draws."""
 
 from collections.abc import Collection
+import re
 
 import numpy as np
 
@@ -12,11 +13,16 @@ from vljepa_jax.data.text import normalise
 
 def held_out_captions(captions: Collection[str]) -> frozenset[str]:
   """The captions that training must never show, in the form that `is_held_out` compares."""
-  return frozenset(normalise(caption) for caption in captions)
+  return frozenset(_words(caption) for caption in captions)
 
 
 def is_held_out(caption: str, held_out: frozenset[str]) -> bool:
-  return normalise(caption) in held_out
+  """Whether a caption is held out, in whatever order its words stand: training shuffles keywords."""
+  return _words(caption) in held_out
+
+
+def _words(caption: str) -> str:
+  return " ".join(sorted(set(re.findall(r"\w+", normalise(caption)))))
 
 
 def caption_variant(record: Record, augment: Augment, held_out: frozenset[str], rng: np.random.Generator) -> str:

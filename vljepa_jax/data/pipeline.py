@@ -40,7 +40,8 @@ class Stream:
     weight: share of the examples, relative to the other streams.
     features: (records, views, N, D) tokens of a frozen X-encoder, one row for each record of the source; training
       draws one of the views. None decodes and augments the pictures instead.
-    tokens: how many of the N tokens an example keeps, drawn anew each time and left in their order; 0 keeps all.
+    tokens: how many of the N tokens an example keeps, drawn anew each time and left in their order; 0 keeps all. The
+      predictor counts positions among those kept.
       Cheaper steps, and the predictor never sees the same picture twice (FLIP, arXiv 2212.00794).
   """
 
@@ -104,6 +105,9 @@ def make_train_iterator(
     examples = _Examples(number, stream, questions, query, target, augment, preprocess, frames, held_out)
     parts.append(grain.MapDataset.source(usable).seed(int(order)).shuffle().repeat(None).random_map(examples))
   turns = Turns([stream.weight for stream in streams], global_batch)
+  for stream, batches in zip(streams, turns.batches, strict=True):
+    if not batches:
+      raise ValueError(f"the weight {stream.weight} of stream {stream.name!r} is too small for one in {Turns.PERIOD} batches")
   mixture = grain.MapDataset.select_from_datasets(parts, turns)
   cached = streams[0].features is not None
   return grain.experimental.ElasticIterator(
@@ -120,6 +124,9 @@ class Turns:
   """Which stream an element of the mixture is of: whole batches take turns, in shares that follow the weights.
 
   Grain's selection map: index in the mixture -> (number of the stream, index in the stream).
+
+  Attributes:
+    batches: of each stream in a period.
   """
 
   PERIOD = 1000  # batches, after which the turns repeat
@@ -127,14 +134,14 @@ class Turns:
   def __init__(self, weights: Sequence[float], batch_size: int):
     self._size = batch_size
     share, credit = np.array(weights) / np.sum(weights), np.zeros(len(weights))
-    self._stream, self._before, self._count = [], [], [0] * len(weights)
+    self._stream, self._before, self.batches = [], [], [0] * len(weights)
     for _ in range(self.PERIOD):
       credit += share
       stream = int(np.argmax(credit))  # the one that is furthest behind its share
       credit[stream] -= 1
       self._stream.append(stream)
-      self._before.append(self._count[stream])
-      self._count[stream] += 1
+      self._before.append(self.batches[stream])
+      self.batches[stream] += 1
 
   def __len__(self) -> int:
     return sys.maxsize
@@ -143,7 +150,7 @@ class Turns:
     batch, row = divmod(index, self._size)
     period, turn = divmod(batch, self.PERIOD)
     stream = self._stream[turn]
-    return stream, (period * self._count[stream] + self._before[turn]) * self._size + row
+    return stream, (period * self.batches[stream] + self._before[turn]) * self._size + row
 
 
 class _Examples(grain.transforms.RandomMap):

@@ -8,8 +8,9 @@ Three kinds:
 A word of a picture is one of its keywords, or a word of its title, that several training pictures share. Words common
 in any class ("animal" for birds) are not asked for: they follow from the class, and a picture that merely lacks the
 keyword would make a wrong "no". "is there" asks for things alone: words in the singular that end the title of several
-training pictures, as nouns do. One of X and Y is in the picture, the other is a thing of the same class. Wrong words are
-drawn from those of the class just as right ones are, so that the texts alone do not give the answer away.
+training pictures, as nouns do. One of X and Y is in the picture, the other is a thing of the same class. Wrong words of
+"which_word" are drawn from those of the class, as right ones are, or from all; who knows which words go together finds
+the right one a third of the time, without the picture.
 """
 
 import collections

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import hashlib
 import pathlib
 from typing import Any
 
@@ -49,13 +50,26 @@ class Source:
   def __len__(self) -> int:
     return len(self.records)
 
+  def hash_images(self) -> str:
+    """A hash of the encoded pictures, in order."""
+    digest = hashlib.sha256()
+    for row in range(len(self)):
+      digest.update(self._encoded(row))
+    return digest.hexdigest()
+
   def image(self, index: int) -> np.ndarray:
     """The picture of a record, (H, W, 3) uint8; ImageError names the record if it cannot be read."""
-    name = f"picture {self.records[index].id!r} of {self.name}"
+    return read_image(self._encoded(index), self._name(index))
+
+  def _encoded(self, index: int) -> bytes:
     data = self._data[index]["image"]
     if not isinstance(data, bytes):
-      raise ImageError(f"{name} is not a string of encoded bytes; store it in a tfds.features.Text field")
-    return read_image(data, name)
+      raise ImageError(
+          f"{self._name(index)} is not a string of encoded bytes; store it in a tfds.features.Text field")
+    return data
+
+  def _name(self, index: int) -> str:
+    return f"picture {self.records[index].id!r} of {self.name}"
 
   def captions(self) -> list[str]:
     """The canonical caption of every record."""

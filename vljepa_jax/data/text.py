@@ -97,6 +97,7 @@ class TextInput:
     cut: "right" cuts the end of a text that is longer than L, "left" its beginning, and with it the prompt.
     pad_side: "right" pads rows at their end, "left" at their beginning. The model's output does not depend on it.
     pad_id: of pads.
+    rows: of the model's token table; None does not check that every token has one.
   """
 
   tokenizer: Tokenizer
@@ -106,6 +107,7 @@ class TextInput:
   cut: str = RIGHT
   pad_side: str = RIGHT
   pad_id: int = PAD
+  rows: int | None = None
 
   def __post_init__(self):
     for name in ("cut", "pad_side"):
@@ -126,6 +128,10 @@ class TextInput:
       place = slice(len(tokens)) if self.pad_side == RIGHT else slice(self.length - len(tokens), None)
       ids[row, place] = tokens
       mask[row, place] = True
+    if self.rows is not None and ids.size and ids.max() >= self.rows:  # JAX would look NaN up
+      raise ValueError(
+          f"the tokenizer gives token {ids.max()}, but the model's table has {self.rows} rows; the tokenizer must be "
+          "the one that the model was made for")
     return ids, mask
 
 

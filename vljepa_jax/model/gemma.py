@@ -1,4 +1,4 @@
-"""Gemma 3 as a bidirectional text encoder, the backbone of EmbeddingGemma (paper.md 7.3)."""
+"""Gemma 3 as a bidirectional text encoder, the backbone of EmbeddingGemma."""
 
 import functools
 import math

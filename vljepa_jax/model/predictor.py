@@ -1,4 +1,4 @@
-"""The predictor: a bidirectional Llama-style transformer over [visual ; query] (paper.md 1.2, 7.2)."""
+"""The predictor: a bidirectional Llama-style transformer over [visual ; query]."""
 
 import flax.linen as nn
 import jax

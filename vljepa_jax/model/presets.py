@@ -1,4 +1,4 @@
-"""Named sizes of every tower, as frozen dataclasses: from `nano` to the paper's (paper.md 7).
+"""Named sizes of every tower, as frozen dataclasses: from `nano` to the paper's.
 
 A config names a preset and changes single fields: `x_encoder("vjepa2_vitl", num_layers=2)`.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class VJepa2Config:
-  """V-JEPA 2 vision transformer; the defaults are ViT-L (paper.md 7.1)."""
+  """V-JEPA 2 vision transformer; the defaults are ViT-L."""
 
   width: int = 1024
   num_layers: int = 24
@@ -41,7 +41,7 @@ class MobileNetV2Config:
 
 @dataclasses.dataclass(frozen=True)
 class PredictorConfig:
-  """Bidirectional Llama-style predictor; the defaults are 8 layers of Llama-3.2-1B (paper.md 7.2).
+  """Bidirectional Llama-style predictor; the defaults are 8 layers of Llama-3.2-1B.
 
   Attributes:
     layers: which layers of the pretrained Llama these are, (first, end); from scratch (0, how many).
@@ -78,7 +78,7 @@ class PredictorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingGemmaConfig:
-  """Gemma 3 text encoder, bidirectional; the defaults are EmbeddingGemma-300M (paper.md 7.3).
+  """Gemma 3 text encoder, bidirectional; the defaults are EmbeddingGemma-300M.
 
   Attributes:
     sliding_window: exclusive radius of the sliding layers (Hugging Face's 512 becomes 512 // 2 + 1).

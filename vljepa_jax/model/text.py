@@ -1,4 +1,4 @@
-"""The Y-encoder: a text to its embedding (paper.md 1.3)."""
+"""The Y-encoder: a text to its embedding."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""VL-JEPA: predict the embedding of the answer from the picture and the question (paper.md 1)."""
+"""VL-JEPA: predict the embedding of the answer from the picture and the question."""
 
 import dataclasses
 

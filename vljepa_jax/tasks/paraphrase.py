@@ -1,4 +1,4 @@
-"""Does the Y-encoder tell other words for the same thing from a changed word? (paper.md 4.7)
+"""Does the Y-encoder tell other words for the same thing from a changed word?
 
 A triplet is a held-out caption p1, the same said in other words p2, and p1 with one content word replaced, n. It counts
 when sim(p1, p2) > sim(p1, n) and sim(p1, p2) > sim(p2, n), by cosine. The pictures play no part.

@@ -175,7 +175,7 @@ def split_records(records: Sequence[dict]) -> tuple[dict[str, list[dict]], int]:
   """Splits records by a hash of their caption, and counts those that follow another's.
 
   Pictures of one caption, of one title or near-identical ones form a group, which goes where the hash of its smallest
-  caption says: no test caption, and no test picture in another color, is trained on.
+  caption says: no test caption is trained on. Copies in very different colors, or mirrored, may lie on both sides.
 
   Returns:
     {'train': [...], 'test': [...]} and the number of records that their own caption would have sent elsewhere.
