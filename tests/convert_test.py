@@ -1,5 +1,5 @@
 import json
-import pathlib
+import shutil
 
 from configs import base
 import chex
@@ -126,10 +126,26 @@ def test_tokenizers_travel_with_their_part(tmp_path, params):
   assert not (tmp_path / "out/predictor/tokenizer.json").exists()
   convert.import_whole(tmp_path / "out", tmp_path / "back")
   tokenizers = config_lib.read(tmp_path / "back").tokenizers
-  assert tokenizers.target.source == str(tmp_path / "out/tokenizers/target") and tokenizers.query.source == "bytes"
+  assert tokenizers.target.source == str(tmp_path / "back/tokenizers/target") and tokenizers.query.source == "bytes"
+  (tmp_path / "back").rename(tmp_path / "moved")  # the workdir needs nothing that lies elsewhere
+  shutil.rmtree(tmp_path / "out/tokenizers")
+  assert api.load(tmp_path / "moved").encode_text(["a cat"]).shape == (1, 32)
+  assert config_lib.own_tokenizers(tmp_path / "moved") == {"target": str(tmp_path / "moved/tokenizers/target")}
   again = convert.with_sources(recipe(), {"y_encoder": str(tmp_path / "out/y_encoder")})
   assert again.tokenizers.target.source == str(tmp_path / "out/y_encoder")
   assert again.tokenizers.query.source == "bytes"
+
+
+def test_a_damaged_tokenizer_is_named_and_nothing_is_written(exported, tmp_path):
+  source = tmp_path / "part"
+  source.mkdir()
+  (source / "tokenizer.json").write_text("junk")
+  for file in (exported / "y_encoder").iterdir():
+    (source / file.name).write_bytes(file.read_bytes())
+  config = convert.with_sources(recipe(), {"y_encoder": str(source)})
+  with pytest.raises(UserError, match="part/tokenizer.json is not a tokenizer"):
+    convert.import_parts(config, tmp_path / "new")
+  assert not (tmp_path / "new").exists()
 
 
 def damaged(exported, tmp_path, change):
@@ -173,7 +189,7 @@ def test_a_damaged_whole_is_named(workdir, tmp_path, change, message):
 
 
 def test_nothing_is_overwritten(workdir, exported, tmp_path):
-  with pytest.raises(UserError, match="is not empty; give another folder"):
+  with pytest.raises(UserError, match="is not an empty folder; give another one"):
     convert.export(workdir, exported, "hf")
   with pytest.raises(UserError, match="holds a run already"):
     convert.import_parts(recipe(), workdir)

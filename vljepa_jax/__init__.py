@@ -6,6 +6,8 @@
 import importlib
 from typing import Any
 
+__version__ = "0.1.0"
+
 
 def __getattr__(name: str) -> Any:
   if name == "load":  # on demand: processes that load data import this package, and must not import JAX

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import os
 import sys
 from typing import Any
 
@@ -17,6 +18,16 @@ def run(main: Callable[[], Any]) -> None:
   app.run(_one_line_errors(functools.partial(_main, main)), flags_parser=_one_line_errors(_parse_flags))
 
 
+def read_recipe(recipe: Any) -> dict[str, Any]:
+  """The plain form of a config flag's value; UserError if there is none, or no file, which shows only now."""
+  if recipe is None:
+    raise UserError("give a recipe: --config=configs/base.py")
+  try:
+    return recipe.to_dict()
+  except OSError as error:
+    raise UserError(f"there is no such recipe: {one_line(error).rpartition('] ')[2]}") from error
+
+
 def _main(main: Callable[[], Any], argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unknown argument {argv[1]!r}; flags start with --")
@@ -30,6 +41,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except (AttributeError, KeyError) as error:  # from the lock of the config, one wrapped in the other
     raise UserError(f"the config has no key {_first_words(error)}") from error
+  except SyntaxError as error:
+    raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
   except (flags.Error, TypeError, ValueError) as error:
     raise UserError(_last_words(str(error))) from error
 
@@ -57,5 +70,8 @@ def _one_line_errors(function: Callable[[list[str]], Any]) -> Callable[[list[str
     except UserError as error:
       print("error:", one_line(error), file=sys.stderr)
       sys.exit(2)
+    except KeyboardInterrupt:
+      print("stopped; what was finished is saved, and the same command goes on from there", file=sys.stderr, flush=True)
+      os._exit(130)  # compiler and decoder threads may still run, and an orderly exit would crash under them
 
   return wrapped

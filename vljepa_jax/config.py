@@ -26,6 +26,8 @@ from vljepa_jax.model.vljepa import VLJepaConfig
 
 
 FILE = "config.json"
+TOKENIZERS = "tokenizers"  # folder of tokenizers that travel with a model
+TEXTS = ("query", "target")
 # What may change between two starts of one run: how long, how often, on which devices.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "eval",
@@ -290,11 +292,29 @@ def read(workdir: pathlib.Path) -> Config:
   """The config of a run; UserError if the workdir has none."""
   path = pathlib.Path(workdir) / FILE
   if not path.is_file():
-    raise UserError(f"{workdir} is not the workdir of a run: it has no {FILE}")
+    what = f"has no {FILE}" if pathlib.Path(workdir).is_dir() else "does not exist"
+    raise UserError(f"{workdir} is not the workdir of a run: it {what}; train one with python -m vljepa_jax.main")
   try:
-    return parse(json.loads(path.read_text(encoding="utf-8")))
-  except json.JSONDecodeError as error:
+    plain = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
     raise UserError(f"{path} is damaged: {error}") from error
+  try:
+    config = parse(plain)
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from error
+  return with_tokenizers(config, own_tokenizers(pathlib.Path(workdir)))
+
+
+def own_tokenizers(folder: pathlib.Path) -> dict[str, str]:
+  """Side -> folder of the tokenizer that an imported or exported model carries with it."""
+  folders = {side: folder / TOKENIZERS / side for side in TEXTS}
+  return {side: str(path) for side, path in folders.items() if path.is_dir()}
+
+
+def with_tokenizers(config: Config, sources: dict[str, str]) -> Config:
+  """The recipe with other sources of tokenizers for some sides."""
+  sides = {side: dataclasses.replace(getattr(config.tokenizers, side), source=path) for side, path in sources.items()}
+  return dataclasses.replace(config, tokenizers=dataclasses.replace(config.tokenizers, **sides))
 
 
 def check_same_run(old: Config, new: Config, workdir: pathlib.Path) -> None:

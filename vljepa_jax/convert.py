@@ -28,12 +28,12 @@ from vljepa_jax import config as config_lib
 from vljepa_jax.config import Config
 from vljepa_jax.data.text import BYTES
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
+from vljepa_jax.model.vljepa import VLJepaConfig
 from vljepa_jax.parts import make_parts
 
 FORMATS = ("hf", "whole")
 SIDES = {"predictor": "query", "y_encoder": "target"}  # tower -> the texts that it reads
 TOKENIZER = "tokenizer.json"
-TOKENIZERS = "tokenizers"
 WEIGHTS = "model.safetensors"
 
 Path = tuple[str, ...]
@@ -44,20 +44,23 @@ def import_parts(config: Config, out: pathlib.Path) -> None:
   _check_new(out)
   with as_user_error(*INPUT_ERRORS):
     parts = make_parts(config, jax.devices()[:1])
+    _check_tokenizers(config, parts.model.config)
     with jax.set_mesh(parts.mesh):
       params, seeded = start.pretrained_params(config, parts)
   _write_workdir(config, params, out)
   for name in start.TOWERS:
     print(f"  {name:<10} {_origin(config, name, traverse_util.flatten_dict(params[name]), seeded)}")
+  for side in config_lib.TEXTS:
+    print(f"  {side:<10} tokenizer of {getattr(config.tokenizers, side).source}")
   print(f"{out} is ready; train from it with --config.init_from={out}")
 
 
 def import_whole(folder: pathlib.Path, out: pathlib.Path) -> None:
   """Makes the workdir `out` of a folder that `export` wrote; UserError, and nothing written, if it is at fault."""
   _check_new(out)
-  config = _with_tokenizers(config_lib.read(folder), {
-      side: str(folder / TOKENIZERS / side) for side in SIDES.values() if (folder / TOKENIZERS / side).is_dir()})
+  config = config_lib.read(folder)
   with as_user_error(*INPUT_ERRORS):
+    _check_tokenizers(config, config_lib.model_config(config.model))
     params = weights.load_all(folder / WEIGHTS, api.abstract_params(config))
   _write_workdir(config, params, out)
   print(f"{out} is ready; it holds the model of {folder}")
@@ -69,16 +72,15 @@ def export(workdir: pathlib.Path, to: pathlib.Path, form: str) -> None:
   Raises:
     UserError: there is no model, the folder is not empty, a part is of a kind that nothing else loads, a full disk.
   """
-  if to.exists() and any(to.iterdir()):
-    raise UserError(f"--to={to} is not empty; give another folder")
+  if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    raise UserError(f"--to={to} is not an empty folder; give another one")
   config = config_lib.read(workdir)
   params = checkpoint.load_params(workdir, api.abstract_params(config))
   towers = config_lib.model_config(config.model)
   with as_user_error(*INPUT_ERRORS):
     to.mkdir(parents=True, exist_ok=True)
     for tower, side in SIDES.items():
-      places = [to / TOKENIZERS / side] + [to / tower] * (form == "hf")
-      _copy_tokenizer(getattr(config.tokenizers, side).source, places)
+      _copy_tokenizer(config, side, [to / config_lib.TOKENIZERS / side] + [to / tower] * (form == "hf"))
     weights.save_all(to / WEIGHTS, params)
     config_lib.write(config, to)
     if form == "hf":
@@ -96,30 +98,30 @@ def with_sources(config: Config, sources: dict[str, str]) -> Config:
     path = weights.resolve(spec)
     if name in SIDES and (path / TOKENIZER).is_file():
       tokenizers[SIDES[name]] = spec
-  return _with_tokenizers(config_lib.parse(plain), tokenizers)
+  return config_lib.with_tokenizers(config_lib.parse(plain), tokenizers)
 
 
-def _with_tokenizers(config: Config, sources: dict[str, str]) -> Config:
-  plain = config_lib.to_dict(config)
-  for side, source in sources.items():
-    plain["tokenizers"][side]["source"] = source
-  return config_lib.parse(plain)
+def _check_tokenizers(config: Config, towers: VLJepaConfig) -> None:
+  """Opens both tokenizers; ValueError if one is damaged or not of this model."""
+  api.make_text_input(config.tokenizers.query, towers.predictor.vocab_size)(["a"])
+  api.make_text_input(config.tokenizers.target, towers.y_encoder.vocab_size)(["a"])
 
 
 def _origin(config: Config, tower: str, leaves: dict[Path, Any], seeded: Collection[Path]) -> str:
   """Where the parameters of a tower are from, in words."""
   fresh = [path for path in leaves if (tower, *path) in seeded]
   given = sum(leaf.size for path, leaf in leaves.items() if path not in fresh)
-  source = getattr(config.model, tower).weights or "what follows from other parts"
-  words = [f"{given:,} parameters of {source}"] if given else []
+  source = getattr(config.model, tower).weights
+  words = [f"{given:,} parameters " + (f"of {source}" if source else "that follow from other parts")] if given else []
   if fresh:
     names = ", ".join(dict.fromkeys(path[0] for path in fresh)) if given else "all"
     words.append(f"{sum(leaves[path].size for path in fresh):,} from seed {config.seed} ({names})")
   return "; ".join(words)
 
 
-def _copy_tokenizer(source: str, places: list[pathlib.Path]) -> None:
-  """Copies a tokenizer.json into folders; bytes need none."""
+def _copy_tokenizer(config: Config, side: str, places: list[pathlib.Path]) -> None:
+  """Copies the tokenizer.json of a side into folders; bytes need none."""
+  source = getattr(config.tokenizers, side).source
   if source == BYTES:
     return
   path = weights.resolve(source)
@@ -137,6 +139,8 @@ def _write_workdir(config: Config, params: Any, out: pathlib.Path) -> None:
   """The config first: a folder without a checkpoint is no run yet, and can be written to again."""
   with as_user_error(OSError):
     out.mkdir(parents=True, exist_ok=True)
+    for side in config_lib.TEXTS:
+      _copy_tokenizer(config, side, [out / config_lib.TOKENIZERS / side])
     config_lib.write(config, out)
   checkpoint.save_params(out / checkpoint.FOLDER, params)
 
@@ -162,7 +166,7 @@ def main() -> None:
     import_whole(pathlib.Path(source), pathlib.Path(given.out))
   elif given.config and given.out and not (source or given.to):
     with as_user_error(*INPUT_ERRORS):
-      config = with_sources(config_lib.parse(given.config), sources)
+      config = with_sources(config_lib.parse(cli.read_recipe(given.config)), sources)
     import_parts(config, pathlib.Path(given.out))
   else:
     raise UserError("give --config and --out (with --x_encoder, --predictor, --y_encoder), --from and --to, or "

@@ -29,10 +29,11 @@ def run(workdir: pathlib.Path) -> dict[str, object]:
   before = earlier["paraphrase"]["before"] if "before" in earlier.get("paraphrase", {}) else None
   results, details = evaluation.evaluate(model, held_out, paraphrase_before=before)
   results |= {part: earlier[part] for part in KEPT if part in earlier}
-  evaluation.write_results(workdir, results)
-  if model.config.eval.report:
-    config = config_lib.to_dict(model.config)
-    report.write_report(workdir, results, details, read_metrics(workdir), config)
+  with as_user_error(OSError):
+    evaluation.write_results(workdir, results)
+    if model.config.eval.report:
+      config = config_lib.to_dict(model.config)
+      report.write_report(workdir, results, details, read_metrics(workdir), config)
   return results
 
 

@@ -13,6 +13,7 @@ from vljepa_jax.config import Config
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.questions import Question, QuestionMaker, Vocabulary, evaluation_questions
 from vljepa_jax.data.sources import Record, Source, open_source
+from vljepa_jax.errors import UserError
 from vljepa_jax.tasks import classification, paraphrase, retrieval, vqa
 
 RESULTS = "results.json"
@@ -170,4 +171,7 @@ def write_results(workdir: pathlib.Path, results: dict[str, Any]) -> None:
 def read_results(workdir: pathlib.Path) -> dict[str, Any]:
   """The earlier `results.json`; empty if there is none."""
   path = pathlib.Path(workdir) / RESULTS
-  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+  try:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+  except ValueError as error:
+    raise UserError(f"{path} is damaged ({error}); remove it and evaluate again") from error

@@ -10,20 +10,17 @@ from absl import flags
 from ml_collections import config_flags
 
 from vljepa_jax import cli
-from vljepa_jax.errors import UserError, as_user_error
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: FILE or FILE:VARIANT.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<config.name> by default.")
 
 
 def main() -> None:
-  if _CONFIG.value is None:
-    raise UserError("give a recipe: --config=configs/base.py")
+  recipe = cli.read_recipe(_CONFIG.value)
   from vljepa_jax import config as config_lib
   from vljepa_jax import train
 
-  with as_user_error(OSError):  # config_flags tells of a missing file only when the config is read
-    config = config_lib.parse(_CONFIG.value)
+  config = config_lib.parse(recipe)
   train.run(config, pathlib.Path(_WORKDIR.value or f"runs/{config.name}"))
 
 

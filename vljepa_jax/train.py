@@ -39,6 +39,8 @@ def run(config: Config, workdir: pathlib.Path) -> None:
     UserError: something that the caller can put right.
   """
   with as_user_error(*INPUT_ERRORS):
+    if config.init_from:
+      config = config_lib.with_tokenizers(config, config_lib.own_tokenizers(pathlib.Path(config.init_from)))
     parts = make_parts(config)
     prepare_workdir(config, workdir)
     if is_finished(config, workdir):
@@ -185,9 +187,12 @@ def prepare_workdir(config: Config, workdir: pathlib.Path) -> None:
   if latest_step(workdir / FOLDER) is not None:
     config_lib.check_same_run(config_lib.read(workdir), config, workdir)
   if jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
-    config_lib.write(config, workdir)
-    run_log.write_versions(workdir)
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      config_lib.write(config, workdir)
+      run_log.write_versions(workdir)
+    except OSError as error:
+      raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}; give another folder") from error
 
 
 def is_finished(config: Config, workdir: pathlib.Path) -> bool:
@@ -203,14 +208,16 @@ def make_iterator(
   """The training input at its beginning."""
   data = config.data
   changes = augment.Augment(**dataclasses.asdict(data.augment))
+  query = make_text_input(config.tokenizers.query, parts.model.config.predictor.vocab_size)
+  target = make_text_input(config.tokenizers.target, parts.model.config.y_encoder.vocab_size)
   tokens = make_features(config, parts, params, sources, workdir, changes) if data.feature_views else {}
   return pipeline.make_train_iterator(
       [pipeline.Stream(s.name, sources[s.dataset], s.view, s.weight, tokens.get(s.dataset), data.feature_tokens)
        for s in data.sources],
       global_batch=config.train.batch_size,
       seed=config.seed,
-      query=make_text_input(config.tokenizers.query, parts.model.config.predictor.vocab_size),
-      target=make_text_input(config.tokenizers.target, parts.model.config.y_encoder.vocab_size),
+      query=query,
+      target=target,
       augment=changes,
       preprocess=make_preprocess(config),
       frames=data.frames,

@@ -169,7 +169,7 @@ def test_too_many_pixels_give_one_message(tmp_path):
       "import sys", "from vljepa_jax.data import image",
       "try: image.read_image(sys.argv[1])", "except ValueError as error: print(error)"])
   done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-  assert done.stdout == f"{path} has 10000 x 10000 pixels; the limit is 50,000,000\n"
+  assert done.stdout == f"{path} has 10000 x 10000 pixels; the limit is 50,000,000, so scale it down\n"
   assert done.stderr == ""
 
 

@@ -72,7 +72,7 @@ def _read_file(path: pathlib.Path) -> bytes:
 
 def _check_size(width: int, height: int, name: str) -> None:
   if width * height > MAX_PIXELS:
-    raise ImageError(f"{name} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+    raise ImageError(f"{name} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}, so scale it down")
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:

@@ -78,7 +78,7 @@ FOLDERS = {
     "tools/weapons": "weapon",
     "transportation": "vehicle",
     "transportation/aiga-symbols": None,
-    "transportation/boating": "boat",
+    "transportation/boating": "watercraft",
     "transportation/roadsigns": None,
     "unsorted": UNSORTED,
 }
