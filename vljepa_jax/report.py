@@ -137,7 +137,8 @@ def _curves(history):
 
   def by_stream(key):
     names = dict.fromkeys(name.partition("/")[2] for row in history for name in row if name.startswith(f"{key}/"))
-    return [line(name, f"{key}/{name}") for name in list(names)[:4]]
+    lines = [line(name, f"{key}/{name}") for name in names]
+    return sorted(lines, key=lambda line: -len(line.points))[:4]
 
   charts = [
       draw_chart("Loss, by kind of batch", by_stream("loss")),
