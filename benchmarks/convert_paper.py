@@ -1,8 +1,8 @@
-"""Time and memory of importing the paper's three parts: python benchmarks/convert_paper.py [--folder=/tmp/parts].
+"""Time and memory of importing the paper's three parts: python benchmarks/convert_paper.py [--folder=parts].
 
 Writes random weights of V-JEPA 2 ViT-L, Llama-3.2-1B (all 16 layers, bfloat16 as published) and EmbeddingGemma-300M as
-Hugging Face folders, about 5 GB, unless they are there; then runs `python -m vljepa_jax.convert` on them in a process of its
-own and compares its largest resident memory with the size of the parameters that it makes.
+Hugging Face folders, about 5 GB, unless they are there; then runs `python -m vljepa_jax.convert` on them in a process of
+its own and compares its largest resident memory with the size of the parameters that it makes.
 """
 
 from collections.abc import Iterator, Mapping

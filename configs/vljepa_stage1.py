@@ -1,8 +1,8 @@
 """Stage 1 of the paper, query-free captions: python -m vljepa_jax.main --config=configs/vljepa_stage1.py:1frame
 
-Variants, in the order of the paper (section 3): `1frame` (2.46B samples), `8frames` (0.74B), `32frames` (0.12B, X-encoder
-trained). Each starts from the one before: --config.init_from=runs/vljepa_stage1_1frame. Made for a TPU slice; the
-captions are expected in data/captions, a TFDS ArrayRecord folder with the fields of openclipart.
+Variants, in the order of the paper (section 3): `1frame` (2.46B samples), `8frames` (0.74B), `32frames` (0.12B,
+X-encoder trained). Each starts from the one before: --config.init_from=runs/vljepa_stage1_1frame. Made for a TPU slice;
+the captions are expected in data/captions, a TFDS ArrayRecord folder with the fields of openclipart.
 """
 
 from configs.base import RULES
@@ -53,7 +53,8 @@ def get_config(variant: str = "1frame") -> ConfigDict:
       feature_tokens=0,
       workers=16,
   ))
-  config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0, micro_batches=MICRO_BATCHES[variant]))
+  config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0))
+  config.loss.micro_batches = MICRO_BATCHES[variant]
   config.optim = ConfigDict(dict(
       learning_rate=LEARNING_RATE[variant], schedule="constant", warmup_steps=2000, final=1.0, b1=0.9, b2=0.95,
       weight_decay=0.05, clip_norm=1.0,

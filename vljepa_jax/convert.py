@@ -1,6 +1,7 @@
-"""Pretrained parts in, trained models out.
+r"""Pretrained parts in, trained models out.
 
-  python -m vljepa_jax.convert --config=configs/vljepa_stage1.py --x_encoder=DIR --predictor=DIR --y_encoder=DIR --out=WORKDIR
+  python -m vljepa_jax.convert --config=configs/vljepa_stage1.py --x_encoder=DIR --predictor=DIR --y_encoder=DIR \
+      --out=WORKDIR
   python -m vljepa_jax.convert --from=WORKDIR --to=DIR --format=hf
   python -m vljepa_jax.convert --from=DIR --out=WORKDIR
 
@@ -40,7 +41,7 @@ Path = tuple[str, ...]
 
 
 def import_parts(config: Config, out: pathlib.Path) -> None:
-  """Makes the workdir `out` of the weights that the config names; UserError, and nothing written, if one is at fault."""
+  """Makes the workdir `out` of the weights that the config names; UserError, and nothing written, if one is bad."""
   _check_new(out)
   with as_user_error(*INPUT_ERRORS):
     parts = make_parts(config, jax.devices()[:1])
@@ -147,7 +148,7 @@ def _write_workdir(config: Config, params: Any, out: pathlib.Path) -> None:
 
 def define_flags() -> None:
   """The flags of the command; not at import, where they would meet those of other commands."""
-  config_flags.DEFINE_config_file("config", None, "Recipe of the model to make: FILE or FILE:VARIANT.", lock_config=True)
+  config_flags.DEFINE_config_file("config", None, "Recipe of the model: FILE or FILE:VARIANT.", lock_config=True)
   for name in start.TOWERS:
     flags.DEFINE_string(name, None, f"Weights of the {name}: a folder, a file, hf://org/name or pkg://package/path.")
   flags.DEFINE_string("out", None, "Workdir to make.")

@@ -87,7 +87,8 @@ def make_loss(kind: str, regularizer: str, weight: float, axes: Sequence[str]) -
 
 
 def clamped(log_scale: jax.Array) -> jax.Array:
-  """At most ln 100. `where` and not `minimum`: at exactly ln 100 the gradient is whole, so that it can come down again."""
+  """At most ln 100."""
+  # `where` and not `minimum`: at exactly ln 100 the gradient is whole, so that the scale can come down again.
   return jnp.where(log_scale > MAX_LOG_SCALE, MAX_LOG_SCALE, log_scale.astype(jnp.float32))
 
 

@@ -63,9 +63,10 @@ def print_plan(
   rows.append(("devices", f"{mesh.size}", f"{devices.device_kind} ({devices.platform}), mesh {shape}"))
   parts = f" in {config.loss.micro_batches} parts" if config.loss.micro_batches > 1 else ""
   rows.append(("training", f"{config.train.steps:,} steps", f"of {config.train.batch_size:,} pictures{parts}"))
-  rows.append(("loss", loss, config.loss.regularizer and f"and {config.loss.regularizer_weight:g} {config.loss.regularizer}"))
+  extra = f"and {config.loss.regularizer_weight:g} {config.loss.regularizer}" if config.loss.regularizer else ""
+  rows.append(("loss", loss, extra))
   for name, short, rest in rows:
-    say(f"  {name:<16} {short:<14} {rest}")
+    say(f"  {name:<16} {short:<14} {rest}".rstrip())
 
 
 def _group_words(label: str) -> str:
@@ -130,7 +131,8 @@ def print_step(
   """The progress line; loss and recall are those of a batch of this stream."""
   left = (steps - step) / max(steps_per_second, 1e-9)
   say(
-      f"step {step:>{len(str(steps))}}/{steps}  {stream:<10}  loss {numbers['loss']:.4f}  temperature {numbers['temperature']:.4f}  "
+      f"step {step:>{len(str(steps))}}/{steps}  {stream:<10}  loss {numbers['loss']:.4f}  "
+      f"temperature {numbers['temperature']:.4f}  "
       f"batch R@1 {100 * numbers['batch_recall']:5.1f}%  {numbers['samples_per_second']:,.0f} samples/s  "
       f"{duration(left)} left")
 

@@ -67,7 +67,8 @@ def pretrained_params(config: Config, parts: Parts) -> tuple[Any, frozenset[tupl
     if config.model.token_init == "y_encoder":
       params = weights.copy_token_table(params)
   flat = traverse_util.flatten_dict(params)
-  return jax.device_put(params, parts.shardings.params), frozenset(path for path in seeded if flat[path] is seeded[path])
+  untouched = frozenset(path for path in seeded if flat[path] is seeded[path])
+  return jax.device_put(params, parts.shardings.params), untouched
 
 
 def _seeded(seed: int, parts: Parts, given: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], jax.Array]:

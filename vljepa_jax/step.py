@@ -174,8 +174,8 @@ def cached_grads(
 ) -> tuple[Any, Any]:
   """The same gradients with activations of one of `count` micro-batches at a time (GradCache, arXiv 2101.06983).
 
-  All embeddings come first, without gradients; the loss sees them together and gives theirs; then every micro-batch runs
-  again and hands its part down to the parameters. Dropout differs from micro-batch to micro-batch.
+  All embeddings come first, without gradients; the loss sees them together and gives theirs; then every micro-batch
+  runs again and hands its part down to the parameters. Dropout differs from micro-batch to micro-batch.
   """
   parts = jax.tree.map(lambda x: split_rows(x, count), batch)
   keys = jax.vmap(lambda i: jax.random.fold_in(dropout, i))(jnp.arange(count))

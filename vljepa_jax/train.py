@@ -88,7 +88,7 @@ def train(
   """The loop; returns early, with a checkpoint, when a signal asks it to."""
   steps, every = config.train.steps, config.train
   step_fn = make_step(config, parts)
-  main_stream = max(config.data.sources, key=lambda source: source.weight).name  # the others come seldom: all are logged
+  main_stream = max(config.data.sources, key=lambda source: source.weight).name
   writer = LateWriter(config, log, clock)
   clock.resume()
   with stop_on_signals() as stop, jax.transfer_guard("disallow"):  # only explicit copies between host and device
@@ -98,7 +98,7 @@ def train(
       stream = config.data.sources[batch.pop("stream")[0]].name
       state, metrics = step_fn(state, sharding.put_batch(batch, parts.rows))
       writer.write_waiting()  # numbers of an earlier step, now that this one is under way
-      if done % every.log_every == 0 or stream != main_stream:
+      if done % every.log_every == 0 or stream != main_stream:  # batches of the others are few
         writer.wait_with(done, stream, metrics)
       if done % every.eval_every == 0 and done < steps:
         jax.block_until_ready(metrics)

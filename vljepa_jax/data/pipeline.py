@@ -107,7 +107,8 @@ def make_train_iterator(
   turns = Turns([stream.weight for stream in streams], global_batch)
   for stream, batches in zip(streams, turns.batches, strict=True):
     if not batches:
-      raise ValueError(f"the weight {stream.weight} of stream {stream.name!r} is too small for one in {Turns.PERIOD} batches")
+      raise ValueError(
+          f"the weight {stream.weight} of stream {stream.name!r} is too small for one in {Turns.PERIOD} batches")
   mixture = grain.MapDataset.select_from_datasets(parts, turns)
   cached = streams[0].features is not None
   return grain.experimental.ElasticIterator(

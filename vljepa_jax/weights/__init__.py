@@ -22,8 +22,8 @@ from vljepa_jax.weights.tensors import Joined, Tensors, read_weights, rename
 from vljepa_jax.weights.whole import load_all, save_all
 
 __all__ = [
-    "copy_token_table", "export_folder", "export_tower", "fill_tower", "init_y_head", "load_all", "load_tower", "resolve",
-    "save_all",
+    "copy_token_table", "export_folder", "export_tower", "fill_tower", "init_y_head", "load_all", "load_tower",
+    "resolve", "save_all",
 ]
 
 FAMILIES: dict[type, ModuleType] = {

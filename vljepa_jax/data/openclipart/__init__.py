@@ -17,8 +17,8 @@ SPLITS = ("train", "test")
 # The order is the order of the labels in the records.
 CLASSES = (
     "animal", "bird", "watercraft", "body part", "book", "bread", "building", "clock", "clothing", "decoration",
-    "dessert", "drink", "electronics", "flag", "flower", "food", "fruit", "holiday", "home", "household", "insect", "mammal",
-    "map", "meat", "music", "office", "party", "person", "plant", "playing card", "recreation", "science", "sky",
+    "dessert", "drink", "electronics", "flag", "flower", "food", "fruit", "holiday", "home", "household", "insect",
+    "mammal", "map", "meat", "music", "office", "party", "person", "plant", "playing card", "recreation", "science", "sky",
     "smiley", "sport", "stick figure", "tool", "toy", "vehicle", "weapon")
 
 
