@@ -158,6 +158,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
+  """The command: imports or exports, by the flags given."""
   given = flags.FLAGS
   source = given["from"].value
   sources = {name: given[name].value for name in start.TOWERS if given[name].value}

@@ -38,6 +38,7 @@ def run(workdir: pathlib.Path) -> dict[str, object]:
 
 
 def main() -> None:
+  """The command: evaluates and prints the table."""
   print(evaluation.table(run(pathlib.Path(flags.FLAGS.workdir))))
 
 

@@ -16,6 +16,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<conf
 
 
 def main() -> None:
+  """The command: reads the recipe and runs it."""
   recipe = cli.read_recipe(_CONFIG.value)
   from vljepa_jax import config as config_lib
   from vljepa_jax import train

@@ -143,6 +143,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
+  """The command: ranks or searches, and prints."""
   given = flags.FLAGS
   if not given.input:
     raise UserError("give a picture or a folder of pictures: --input=picture.jpg")
