@@ -13,14 +13,14 @@ RULES = (
     ("act_batch", ("data", "fsdp")),
     ("act_seq", None),
     ("act_embed", None),
-    ("act_heads", None),
-    ("act_mlp", None),
+    ("act_heads", "tensor"),
+    ("act_mlp", "tensor"),
     ("act_joint", None),
     ("embed", "fsdp"),
-    ("heads", None),
-    ("kv_heads", None),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
     ("head_width", None),
-    ("mlp", None),
+    ("mlp", "tensor"),
     ("joint", None),
     ("vocab", None),
     ("position", None),
@@ -82,7 +82,7 @@ def get_config(variant: str = "base") -> ConfigDict:
       ),
       ema=0.0,
   ))
-  config.mesh = ConfigDict(dict(data=-1, fsdp=1, rules=RULES))
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, rules=RULES))
   config.train = ConfigDict(dict(
       steps=140, batch_size=256, log_every=5, eval_every=50, checkpoint_every=50, keep_checkpoints=2,
   ))

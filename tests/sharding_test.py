@@ -13,11 +13,11 @@ from vljepa_jax import optim, sharding
 from vljepa_jax.config import Mesh
 from vljepa_jax.errors import UserError
 
-RULES = (("act_batch", ("data", "fsdp")), ("embed", "fsdp"), ("mlp", None))
+RULES = (("act_batch", ("data", "fsdp")), ("embed", "fsdp"), ("mlp", "tensor"))
 
 
-def mesh(data, fsdp):
-  return sharding.make_mesh(Mesh(data, fsdp, RULES))
+def mesh(data, fsdp, tensor=1):
+  return sharding.make_mesh(Mesh(data, fsdp, tensor, RULES))
 
 
 def boxed(*axes, shape=(8, 6)):
@@ -26,9 +26,12 @@ def boxed(*axes, shape=(8, 6)):
   return {"up": {"kernel": jax.eval_shape(lambda: named(jax.random.key(0), shape))}}
 
 
-@pytest.mark.parametrize("data, fsdp, sizes", [(-1, 1, (8, 1)), (8, 1, (8, 1)), (4, 2, (4, 2)), (2, -1, (2, 4))])
-def test_mesh_over_all_devices(data, fsdp, sizes):
-  assert mesh(data, fsdp).devices.shape == sizes
+@pytest.mark.parametrize("wanted, sizes", [
+    ((-1, 1), (8, 1, 1)), ((8, 1), (8, 1, 1)), ((4, 2), (4, 2, 1)), ((2, -1), (2, 4, 1)), ((2, 2, 2), (2, 2, 2)),
+    ((1, 2, -1), (1, 2, 4)),
+])
+def test_mesh_over_all_devices(wanted, sizes):
+  assert mesh(*wanted).devices.shape == sizes
 
 
 @pytest.mark.parametrize("data, fsdp", [(3, 1), (-1, -1), (3, -1), (16, 1), (0, 8), (-2, 1)])
@@ -38,7 +41,7 @@ def test_mesh_that_does_not_fit_the_devices(data, fsdp):
 
 
 def test_weights_lie_by_the_rules():
-  assert sharding.param_shardings(boxed("embed", "mlp"), mesh(4, 2), RULES)["up"]["kernel"].spec == P("fsdp", None)
+  assert sharding.param_shardings(boxed("embed", "mlp"), mesh(4, 2), RULES)["up"]["kernel"].spec == P("fsdp", "tensor")
 
 
 def test_a_name_without_rule_raises():
@@ -61,7 +64,7 @@ def test_moments_lie_like_their_parameters():
   state = jax.jit(tx.init, out_shardings=placed)(jax.tree.map(lambda x: jnp.ones(x.shape), shapes))
   moments = [x for x in jax.tree.leaves(state) if x.ndim]
   assert len(moments) == 2
-  assert all(x.sharding.spec == P("fsdp", None) for x in moments)
+  assert all(x.sharding.spec == P("fsdp", "tensor") for x in moments)
   assert all(x.sharding.spec == P() for x in jax.tree.leaves(state) if not x.ndim)
   assert isinstance(placed[1].inner_states["x1.0"].inner_state[0].mu["frozen"]["up"]["kernel"], optax.MaskedNode)
 
@@ -74,6 +77,7 @@ def test_rows_of_a_batch_go_round_all_devices():
 
 
 def test_batch_must_divide_the_mesh():
-  sharding.check_batch_size(16, mesh(4, 2))
-  with pytest.raises(UserError, match="batch_size 12"):
-    sharding.check_batch_size(12, mesh(4, 2))
+  sharding.check_batch_size(16, 2, mesh(4, 2), RULES)
+  sharding.check_batch_size(12, 1, mesh(2, 2, 2), RULES)
+  with pytest.raises(UserError, match="batch_size 12 must be a multiple of 8, the devices .*; 8 or 16 would do"):
+    sharding.check_batch_size(12, 1, mesh(4, 2), RULES)

@@ -60,14 +60,14 @@ def test_metrics_are_finite_and_named(single):
   assert metrics["duplicate_rate"] == 5 / 16
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (4, 2)])
+@pytest.mark.parametrize("shape", [(8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 8, 1)])
 def test_mesh_does_not_change_training(single, shape):
   many = tiny.Trainer(tiny.recipe(**EMA), shape).run(0, 5)
   np.testing.assert_allclose(many.losses, single.losses, atol=1e-5, rtol=0)
   chex.assert_trees_all_close(jax.device_get(many.state.params), jax.device_get(single.state.params), atol=1e-4)
   kernel = many.state.params["predictor"]["layers_0"]["up"]["kernel"]
   assert kernel.sharding.mesh.shape["fsdp"] == shape[1]
-  assert kernel.addressable_shards[0].data.size == kernel.size // shape[1]
+  assert kernel.addressable_shards[0].data.size == kernel.size // (shape[1] * shape[2])
 
 
 def test_nothing_is_compiled_after_the_first_step_and_states_are_donated(single):
@@ -126,7 +126,7 @@ STILL = {"model.predictor.dropout": 0.0, "optim.ema": 0.0}
 
 
 @pytest.mark.parametrize("kind, count, shape", [
-    ("info_nce", 2, (1, 1)), ("info_nce", 4, (1, 1)), ("info_nce", 8, (1, 1)), ("sigmoid_ring", 2, (4, 2)),
+    ("info_nce", 2, (1, 1, 1)), ("info_nce", 4, (1, 1, 1)), ("info_nce", 8, (1, 1, 1)), ("sigmoid_ring", 2, (4, 2, 1)),
 ])
 def test_micro_batches_keep_all_negatives(kind, count, shape):
   changes = STILL | {"loss.kind": kind, "model.logit_bias": kind.startswith("sigmoid")}

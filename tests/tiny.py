@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 
 from configs import base
 from flax.linen import logical_axis_rules
@@ -37,11 +38,12 @@ def batch(index, config):
 
 
 class Trainer:
-  """State and step of a recipe on a (data, fsdp) mesh; `losses` collects what the steps give."""
+  """State and step of a recipe on a (data, fsdp, tensor) mesh; `losses` collects what the steps give."""
 
-  def __init__(self, config, shape=(1, 1)):
-    self.config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=shape[0], fsdp=shape[1]))
-    self.parts = parts_lib.make_parts(self.config, jax.devices()[: shape[0] * shape[1]])
+  def __init__(self, config, shape=(1, 1, 1)):
+    sizes = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    self.config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **sizes))
+    self.parts = parts_lib.make_parts(self.config, jax.devices()[: math.prod(shape)])
     self.losses = []
     self.step = parts_lib.make_step(self.config, self.parts)
     with self.context():

@@ -207,10 +207,17 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """Device mesh (one size may be -1: what is left) and the table from logical names to mesh axes."""
+  """Device mesh (one size may be -1: what is left) and the table from logical names to mesh axes.
+
+  Attributes:
+    data: copies of the model, each with its rows of the batch.
+    fsdp: parts that every weight is cut into, each device with its rows of the batch, too.
+    tensor: parts that heads and MLPs are cut into; these devices share their rows.
+  """
 
   data: int
   fsdp: int
+  tensor: int
   rules: tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 

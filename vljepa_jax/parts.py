@@ -47,7 +47,7 @@ def make_parts(config: Config, devices: list[jax.Device] | None = None) -> Parts
   """Builds the parts; nothing is allocated. UserError where the config does not fit itself or the devices."""
   rules = config.mesh.rules
   mesh = sharding.make_mesh(config.mesh, devices)
-  sharding.check_batch_size(config.train.batch_size, mesh)
+  sharding.check_batch_size(config.train.batch_size, config.loss.micro_batches, mesh, rules)
   model = VLJepa(model_config(config.model))
   batch = step.abstract_batch(
       config.train.batch_size, config.data.frames, config.data.image_size, config.tokenizers.query.length,
@@ -78,7 +78,7 @@ def make_parts(config: Config, devices: list[jax.Device] | None = None) -> Parts
 
 def loss_kind(config: Config, mesh: jax.sharding.Mesh) -> str:
   """The kind of loss that a run takes, "auto" made out."""
-  return loss.pick_kind(config.loss.kind, config.train.batch_size, mesh.size)
+  return loss.pick_kind(config.loss.kind, config.train.batch_size, sharding.batch_parts(mesh, config.mesh.rules))
 
 
 def first_state(config: Config, tx: optax.GradientTransformation, frozen: Any, params: Any) -> step.TrainState:

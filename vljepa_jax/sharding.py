@@ -15,30 +15,33 @@ from vljepa_jax.config import Mesh
 from vljepa_jax.errors import UserError
 from vljepa_jax.optim import path_name
 
-AXES = ("data", "fsdp")
+AXES = ("data", "fsdp", "tensor")
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
 
 def make_mesh(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-  """Mesh with axes `data` and `fsdp` over all devices, or those given; one size may be -1 (the rest)."""
+  """Mesh with axes `AXES` over all devices, or those given; one size may be -1 (the rest)."""
   devices = jax.devices() if devices is None else devices
-  sizes = [config.data, config.fsdp]
+  sizes = [config.data, config.fsdp, config.tensor]
   if sizes.count(-1) == 1:
     sizes[sizes.index(-1)] = len(devices) // -math.prod(sizes)
   if min(sizes) < 1 or math.prod(sizes) != len(devices):
     raise UserError(
-        f"config.mesh data={config.data} fsdp={config.fsdp} does not fit {len(devices)} device(s); "
-        "the product must be the number of devices, and one of them may be -1")
+        f"config.mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not fit {len(devices)} "
+        "device(s); the product must be the number of devices, and one of them may be -1")
   # Linen's logical constraints are written for Auto axes; make_mesh would give Explicit ones.
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
+def check_batch_size(batch_size: int, micro_batches: int, mesh: jax.sharding.Mesh, rules: Rules) -> None:
   """UserError where a global batch cannot be dealt out evenly over the mesh."""
-  if batch_size % mesh.size:
+  parts = micro_batches * batch_parts(mesh, rules)
+  if batch_size % parts:
+    below, above = batch_size // parts * parts, -(-batch_size // parts) * parts
     raise UserError(
-        f"config.train.batch_size {batch_size} must be a multiple of the {mesh.size} devices of the mesh")
+        f"config.train.batch_size {batch_size} must be a multiple of {parts}, the devices that share a batch "
+        f"times config.loss.micro_batches; {f'{below} or ' if below else ''}{above} would do")
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -55,6 +58,11 @@ def batch_axes(rules: Rules) -> tuple[str, ...]:
   """The mesh axes that the rows of a batch lie over."""
   axes = dict(rules)["act_batch"]
   return (axes,) if isinstance(axes, str) else tuple(axes or ())
+
+
+def batch_parts(mesh: jax.sharding.Mesh, rules: Rules) -> int:
+  """How many parts the rows of a batch are dealt out in."""
+  return math.prod(mesh.shape[axis] for axis in batch_axes(rules))
 
 
 def unbox(boxed: Any) -> Any:
