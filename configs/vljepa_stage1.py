@@ -67,7 +67,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
       ),
       ema=0.0,
   ))
-  config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1, rules=RULES))
+  config.mesh = ConfigDict(dict(slice=1, data=1, fsdp=-1, tensor=1, rules=RULES))
   config.train = ConfigDict(dict(
       steps=STEPS[variant], batch_size=BATCH[variant], log_every=50, eval_every=5000, checkpoint_every=1000,
       keep_checkpoints=3,

@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import flax.linen as nn
 import jax
@@ -13,11 +14,11 @@ from vljepa_jax import optim, sharding
 from vljepa_jax.config import Mesh
 from vljepa_jax.errors import UserError
 
-RULES = (("act_batch", ("data", "fsdp")), ("embed", "fsdp"), ("mlp", "tensor"))
+RULES = (("act_batch", ("slice", "data", "fsdp")), ("embed", "fsdp"), ("mlp", "tensor"))
 
 
-def mesh(data, fsdp, tensor=1):
-  return sharding.make_mesh(Mesh(data, fsdp, tensor, RULES))
+def mesh(data, fsdp, tensor=1, slices=1):
+  return sharding.make_mesh(Mesh(slices, data, fsdp, tensor, RULES))
 
 
 def boxed(*axes, shape=(8, 6)):
@@ -31,13 +32,28 @@ def boxed(*axes, shape=(8, 6)):
     ((1, 2, -1), (1, 2, 4)),
 ])
 def test_mesh_over_all_devices(wanted, sizes):
-  assert mesh(*wanted).devices.shape == sizes
+  assert mesh(*wanted).devices.shape == (1, *sizes)
 
 
 @pytest.mark.parametrize("data, fsdp", [(3, 1), (-1, -1), (3, -1), (16, 1), (0, 8), (-2, 1)])
 def test_mesh_that_does_not_fit_the_devices(data, fsdp):
   with pytest.raises(UserError, match="8 device"):
     mesh(data, fsdp)
+
+
+def test_an_axis_for_slices_is_the_outermost():
+  assert mesh(-1, 2, 1, slices=2).devices.shape == (2, 2, 2, 1)
+
+
+def test_sizes_that_would_fit_are_named():
+  with pytest.raises(UserError, match="nearest: slice=1 data=2 fsdp=4 tensor=1"):
+    mesh(3, 2)
+
+
+def test_slices_of_a_tpu_must_be_those_of_the_mesh():
+  device = lambda number: types.SimpleNamespace(slice_index=number // 4)
+  with pytest.raises(UserError, match="config.mesh.slice is 1, but the devices lie in 2 slices"):
+    sharding.make_mesh(Mesh(1, 8, 1, 1, RULES), [device(i) for i in range(8)])
 
 
 def test_weights_lie_by_the_rules():

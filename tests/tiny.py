@@ -38,10 +38,10 @@ def batch(index, config):
 
 
 class Trainer:
-  """State and step of a recipe on a (data, fsdp, tensor) mesh; `losses` collects what the steps give."""
+  """State and step of a recipe on a (data, fsdp, tensor[, slice]) mesh; `losses` collects what the steps give."""
 
   def __init__(self, config, shape=(1, 1, 1)):
-    sizes = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    sizes = dict(zip(("data", "fsdp", "tensor", "slice"), shape))
     self.config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **sizes))
     self.parts = parts_lib.make_parts(self.config, jax.devices()[: math.prod(shape)])
     self.losses = []

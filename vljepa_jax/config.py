@@ -210,11 +210,13 @@ class Mesh:
   """Device mesh (one size may be -1: what is left) and the table from logical names to mesh axes.
 
   Attributes:
+    slice: TPU slices that the data-centre network joins, each with a copy of the model; 1 on one slice.
     data: copies of the model, each with its rows of the batch.
     fsdp: parts that every weight is cut into, each device with its rows of the batch, too.
     tensor: parts that heads and MLPs are cut into; these devices share their rows.
   """
 
+  slice: int
   data: int
   fsdp: int
   tensor: int

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from vljepa_jax import streamed
-from vljepa_jax.model.layers import MASKED_LOGIT, constrain
+from vljepa_jax.model.attention import MASKED_LOGIT
+from vljepa_jax.model.layers import constrain
 
 MAX_LOG_SCALE = math.log(100.0)
 

@@ -54,7 +54,7 @@ def make_parts(config: Config, devices: list[jax.Device] | None = None) -> Parts
       config.tokenizers.target.length)
   init = functools.partial(step.init_params, model, batch)
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-    boxed = jax.eval_shape(init, jax.random.key(0))
+    boxed = jax.eval_shape(lambda: init(jax.random.key(0)))
   shapes = sharding.unbox(boxed)
   labels = optim.label_params(shapes, config.optim.groups)
   frozen = optim.frozen_mask(labels)

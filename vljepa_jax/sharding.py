@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -15,23 +16,55 @@ from vljepa_jax.config import Mesh
 from vljepa_jax.errors import UserError
 from vljepa_jax.optim import path_name
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("slice", "data", "fsdp", "tensor")
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
 
 def make_mesh(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-  """Mesh with axes `AXES` over all devices, or those given; one size may be -1 (the rest)."""
+  """Mesh with axes `AXES` over all devices, or those given; one size may be -1 (the rest).
+
+  Several slices of a TPU lie along `slice`, so that only that axis crosses the data-centre network. On other devices
+  `slice` is the outermost axis and nothing else.
+
+  Raises:
+    UserError: the sizes do not multiply to the number of devices, or the devices lie in another number of slices.
+  """
   devices = jax.devices() if devices is None else devices
-  sizes = [config.data, config.fsdp, config.tensor]
-  if sizes.count(-1) == 1:
-    sizes[sizes.index(-1)] = len(devices) // -math.prod(sizes)
-  if min(sizes) < 1 or math.prod(sizes) != len(devices):
-    raise UserError(
-        f"config.mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not fit {len(devices)} "
-        "device(s); the product must be the number of devices, and one of them may be -1")
+  sizes = mesh_sizes(config, len(devices))
   # Linen's logical constraints are written for Auto axes; make_mesh would give Explicit ones.
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  auto = (AxisType.Auto,) * len(AXES)
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices > 1:
+    if sizes[0] != slices:
+      raise UserError(f"config.mesh.slice is {sizes[0]}, but the devices lie in {slices} slices; set it to {slices}")
+    grid = mesh_utils.create_hybrid_device_mesh((1, *sizes[1:]), (slices, 1, 1, 1), devices)
+    return jax.sharding.Mesh(grid, AXES, axis_types=auto)
+  return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+
+
+def mesh_sizes(config: Mesh, count: int) -> tuple[int, ...]:
+  """Size of every axis over `count` devices, the -1 made out; UserError where they do not fit."""
+  sizes = [config.slice, config.data, config.fsdp, config.tensor]
+  if sizes.count(-1) == 1:
+    sizes[sizes.index(-1)] = count // -math.prod(sizes)
+  if min(sizes) < 1 or math.prod(sizes) != count:
+    given = " ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
+    raise UserError(
+        f"config.mesh {given} does not fit {count} device(s); the product must be the number of devices, and one of "
+        f"them may be -1; {_nearest_words(config, count)}")
+  return tuple(sizes)
+
+
+def _nearest_words(config: Mesh, count: int) -> str:
+  """Sizes that would fit: those given, each moved to the nearest divisor of what is left, the last taking the rest."""
+  left, fits = count, {}
+  for axis in ("slice", "tensor", "data"):
+    wanted = max(getattr(config, axis), 1)
+    fits[axis] = min((n for n in range(1, left + 1) if left % n == 0), key=lambda n: (abs(n - wanted), n))
+    left //= fits[axis]
+  fits["fsdp"] = left
+  return "nearest: " + " ".join(f"{axis}={fits[axis]}" for axis in AXES)
 
 
 def check_batch_size(batch_size: int, micro_batches: int, mesh: jax.sharding.Mesh, rules: Rules) -> None:

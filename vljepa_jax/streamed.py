@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from vljepa_jax.model.layers import MASKED_LOGIT
+from vljepa_jax.model.attention import MASKED_LOGIT
 
 TABLE = 2**21  # largest number of logits that exist at a time on one device
 

@@ -13,6 +13,7 @@ import pytest
 from configs import base
 from vljepa_jax.model import presets
 from vljepa_jax.model.vljepa import VLJepa, VLJepaConfig
+from vljepa_jax.sharding import AXES
 
 RULES = base.RULES
 
@@ -100,13 +101,13 @@ def test_cached_visual_tokens_replace_the_video(init):
   chex.assert_trees_all_close(forward(config, params, cached), forward(config, params, batch), atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
 def test_sharded_forward_equals_the_plain_one(init, shape):
   """Also shows that every logical name of weights and activations has a rule."""
   config, batch = nano("vjepa2_nano", "gemma_nano"), make_batch(size=8)
   params = init(config, batch)
   plain = forward(config, params, batch)
-  mesh = jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+  mesh = jax.make_mesh((1, *shape), AXES, axis_types=(AxisType.Auto,) * 4)
   boxed = jax.eval_shape(VLJepa(config).init, jax.random.key(0), batch)["params"]
   shardings = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
   with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from vljepa_jax.model import presets
-from vljepa_jax.model.layers import Embed, Linear, attention, constrain, layer_norm, run_layers
+from vljepa_jax.model.attention import attention
+from vljepa_jax.model.layers import Embed, Linear, constrain, layer_norm, run_layers
 
 
 class BertBlock(nn.Module):
@@ -15,12 +16,12 @@ class BertBlock(nn.Module):
   deterministic: bool
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """x: (B, L, D); mask: (B, 1, L), True = real token."""
+  def __call__(self, x: jax.Array, real: jax.Array) -> jax.Array:
+    """x: (B, L, D); real: (B, L), True = real token."""
     c = self.config
     drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
     x = constrain(x, "act_batch", "act_seq", "act_embed")
-    x = layer_norm(c.norm_eps, "norm1")(x + drop(self._attend(x, mask))).astype(c.dtype)
+    x = layer_norm(c.norm_eps, "norm1")(x + drop(self._attend(x, real))).astype(c.dtype)
     x = layer_norm(c.norm_eps, "norm2")(x + drop(self._mlp(x))).astype(c.dtype)
     return constrain(x, "act_batch", "act_seq", "act_embed")
 
@@ -30,10 +31,10 @@ class BertBlock(nn.Module):
     y = y.reshape(*y.shape[:2], c.num_heads, c.width // c.num_heads)
     return constrain(y, "act_batch", "act_seq", "act_heads", None)
 
-  def _attend(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+  def _attend(self, x: jax.Array, real: jax.Array) -> jax.Array:
     c = self.config
     q, k, v = (self._heads(x, name) for name in ("query", "key", "value"))
-    y = attention(q, k, v, mask, (c.width // c.num_heads) ** -0.5).reshape(x.shape)
+    y = attention(q, k, v, (c.width // c.num_heads) ** -0.5, real=real).reshape(x.shape)
     return Linear(c.width, ("heads", "embed"), dtype=c.dtype, name="out")(y)
 
   def _mlp(self, x: jax.Array) -> jax.Array:
@@ -71,6 +72,6 @@ class Bert(nn.Module):
     x = layer_norm(c.norm_eps, "embed_norm")(x).astype(c.dtype)
     x = nn.Dropout(c.dropout, deterministic=deterministic)(x)
     return run_layers(
-        BertBlock, dict(config=c, deterministic=deterministic), c.num_layers, x, mask.astype(bool)[:, None, :],
+        BertBlock, dict(config=c, deterministic=deterministic), c.num_layers, x, mask.astype(bool),
         scan=c.scan, remat=c.remat,
     )

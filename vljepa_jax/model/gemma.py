@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vljepa_jax.model import presets
+from vljepa_jax.model.attention import attention
 from vljepa_jax.model.layers import (
     Embed,
     Linear,
     RMSNorm,
     apply_rope,
-    attention,
     constrain,
     rope_frequencies,
     rope_tables,
@@ -29,15 +29,14 @@ class GemmaBlock(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, real: jax.Array, near: jax.Array, cos: jax.Array, sin: jax.Array, is_full: jax.Array
+      self, x: jax.Array, real: jax.Array, cos: jax.Array, sin: jax.Array, is_full: jax.Array
   ) -> jax.Array:
     """Applies the layer.
 
     Args:
       x: (B, L, D).
-      real: (B, 1, L), True = real token. The row of a pad that has no real token in its window is masked whole:
-        `attention` then averages, and neither later layers nor the pooling look at that row.
-      near: (L, L), True within the sliding window.
+      real: (B, L), True = real token. What a pad itself gets means nothing: neither later layers nor the pooling look
+        at it.
       cos: (2, L, h / 2), rotary tables of sliding and of full layers.
       sin: like cos.
       is_full: () int32, which of the two this layer is.
@@ -46,8 +45,7 @@ class GemmaBlock(nn.Module):
       (B, L, D).
     """
     x = constrain(x, "act_batch", "act_seq", "act_embed")
-    mask = real & (near | (is_full == 1))
-    y = self._attend(self._norm("norm1")(x), mask, cos[is_full], sin[is_full])
+    y = self._attend(self._norm("norm1")(x), real, is_full, cos[is_full], sin[is_full])
     x = x + self._norm("post_norm1")(y)
     y = self._mlp(self._norm("norm2")(x))
     x = x + self._norm("post_norm2")(y)
@@ -59,7 +57,9 @@ class GemmaBlock(nn.Module):
   def _linear(self, features: int, axes: tuple[str, str], name: str) -> Linear:
     return Linear(features, axes, use_bias=False, dtype=self.config.dtype, name=name)
 
-  def _attend(self, x: jax.Array, mask: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+  def _attend(
+      self, x: jax.Array, real: jax.Array, is_full: jax.Array, cos: jax.Array, sin: jax.Array
+  ) -> jax.Array:
     c = self.config
     split = lambda y, heads: y.reshape(*y.shape[:2], heads, c.head_width)  # (B, L, K, h)
     q = split(self._linear(c.num_heads * c.head_width, ("embed", "heads"), "query")(x), c.num_heads)
@@ -68,7 +68,7 @@ class GemmaBlock(nn.Module):
     q = apply_rope(self._norm("query_norm")(q), cos, sin)
     k = apply_rope(self._norm("key_norm")(k), cos, sin)
     q = constrain(q, "act_batch", "act_seq", "act_heads", None)
-    y = attention(q, k, v, mask, c.query_scale**-0.5)
+    y = attention(q, k, v, c.query_scale**-0.5, real=real, window=c.sliding_window, windowed=is_full == 0)
     y = constrain(y, "act_batch", "act_seq", "act_heads", None)
     return self._linear(c.width, ("heads", "embed"), "out")(y.reshape(*y.shape[:2], -1))
 
@@ -92,10 +92,8 @@ class EmbeddingGemma(nn.Module):
     c = self.config
     x = Embed(c.vocab_size, c.width, dtype=c.dtype, name="token_embed")(ids) * math.sqrt(c.width)
     cos, sin = _rope_pair(c, ids.shape[1])
-    position = jnp.arange(ids.shape[1])
-    near = jnp.abs(position[:, None] - position) < c.sliding_window
     x = run_layers(
-        GemmaBlock, dict(config=c), c.num_layers, x, mask.astype(bool)[:, None, :], near, cos, sin,
+        GemmaBlock, dict(config=c), c.num_layers, x, mask.astype(bool), cos, sin,
         per_layer=jnp.asarray(full_layers(c)), scan=c.scan, remat=c.remat,
     )
     return RMSNorm(c.norm_eps, unit_offset=True, name="norm")(x)

@@ -15,9 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Weights far below any real logit, but finite: a row with no key left gives a mean, not a NaN.
-MASKED_LOGIT = -1e30
-
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -144,28 +141,6 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   cos, sin = cos[:, None, :], sin[:, None, :]
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
-
-
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None, scale: float) -> jax.Array:
-  """Softmax attention with grouped keys; softmax in float32.
-
-  Args:
-    q: (B, S, K, h).
-    k: (B, M, G, h) with G dividing K; query head i reads key head i // (K / G).
-    v: like k.
-    mask: bool, broadcastable to (B, S, M), True where a query may look; None looks everywhere.
-
-  Returns:
-    (B, S, K, h).
-  """
-  batch, length, heads, width = q.shape
-  groups = k.shape[2]
-  q = q.reshape(batch, length, groups, heads // groups, width)
-  logits = jnp.einsum("bsgrh,bmgh->bgrsm", q, k, preferred_element_type=jnp.float32) * scale
-  if mask is not None:
-    logits = jnp.where(mask[:, None, None], logits, MASKED_LOGIT)
-  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  return jnp.einsum("bgrsm,bmgh->bsgrh", weights, v).reshape(batch, length, heads, width)
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 
 from vljepa_jax.model import presets
+from vljepa_jax.model.attention import attention
 from vljepa_jax.model.layers import (
     Embed,
     Linear,
     RMSNorm,
     apply_rope,
-    attention,
     constrain,
     first_real_first,
     masked_mean,
@@ -27,26 +27,27 @@ class PredictorBlock(nn.Module):
   deterministic: bool
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """x: (B, S, D); mask: (B, 1 or S, S), True where a query may look; cos, sin: (S, h / 2)."""
+  def __call__(self, x: jax.Array, real: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """x: (B, S, D); real: (B, S), True = real token; cos, sin: (S, h / 2)."""
     c = self.config
     drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
     x = constrain(x, "act_batch", "act_seq", "act_embed")
-    x = x + drop(self._attend(RMSNorm(c.norm_eps, name="norm1")(x), mask, cos, sin))
+    x = x + drop(self._attend(RMSNorm(c.norm_eps, name="norm1")(x), real, cos, sin))
     x = x + drop(self._mlp(RMSNorm(c.norm_eps, name="norm2")(x)))
     return constrain(x, "act_batch", "act_seq", "act_embed")
 
   def _linear(self, features: int, axes: tuple[str, str], name: str) -> Linear:
     return Linear(features, axes, use_bias=False, dtype=self.config.dtype, name=name)
 
-  def _attend(self, x: jax.Array, mask: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+  def _attend(self, x: jax.Array, real: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     c = self.config
     split = lambda y, heads: y.reshape(*y.shape[:2], heads, c.head_width)  # (B, S, K, h)
     q = split(self._linear(c.num_heads * c.head_width, ("embed", "heads"), "query")(x), c.num_heads)
     k = split(self._linear(c.num_kv_heads * c.head_width, ("embed", "kv_heads"), "key")(x), c.num_kv_heads)
     v = split(self._linear(c.num_kv_heads * c.head_width, ("embed", "kv_heads"), "value")(x), c.num_kv_heads)
     q = constrain(q, "act_batch", "act_seq", "act_heads", None)
-    y = attention(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, mask, c.head_width**-0.5)
+    q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+    y = attention(q, k, v, c.head_width**-0.5, real=real, causal=c.causal)
     y = constrain(y, "act_batch", "act_seq", "act_heads", None)
     return self._linear(c.width, ("heads", "embed"), "out")(y.reshape(*y.shape[:2], -1))
 
@@ -91,13 +92,9 @@ class Predictor(nn.Module):
         Linear(c.width, (None, "embed"), dtype=c.dtype, name="query_proj")(tokens),
     ], axis=1)  # (B, S, D), S = N + Q
     real = jnp.concatenate([jnp.ones(visual.shape[:2], bool), query_mask.astype(bool)], axis=1)
-    length = x.shape[1]
-    mask = real[:, None, :]
-    if c.causal:
-      mask = mask & jnp.tril(jnp.ones((length, length), bool))
-    cos, sin = rope_tables(length, rope_frequencies(c.head_width, c.rope_theta, c.rope_scaling))
+    cos, sin = rope_tables(x.shape[1], rope_frequencies(c.head_width, c.rope_theta, c.rope_scaling))
     x = run_layers(
-        PredictorBlock, dict(config=c, deterministic=deterministic), c.num_layers, x, mask, cos, sin,
+        PredictorBlock, dict(config=c, deterministic=deterministic), c.num_layers, x, real, cos, sin,
         scan=c.scan, remat=c.remat,
     )
     pooled = masked_mean(RMSNorm(c.norm_eps, name="norm")(x), real)

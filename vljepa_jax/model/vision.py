@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vljepa_jax.model.layers import Linear, attention, constrain, layer_norm, param_axes, run_layers
+from vljepa_jax.model.attention import attention
+from vljepa_jax.model.layers import Linear, constrain, layer_norm, param_axes, run_layers
 from vljepa_jax.model.presets import MobileNetV2Config, VJepa2Config
 
 # MobileNetV2 stages: (expansion, channels, blocks, stride of the first block).
@@ -70,7 +71,7 @@ class VJepa2Block(nn.Module):
 
     y = layer_norm(c.norm_eps, "norm1")(x).astype(c.dtype)
     q, k = apply_rope_3d(heads("query", y), cos, sin), apply_rope_3d(heads("key", y), cos, sin)
-    y = attention(q, k, heads("value", y), None, split[-1] ** -0.5).reshape(x.shape)
+    y = attention(q, k, heads("value", y), split[-1] ** -0.5).reshape(x.shape)
     x = x + Linear(c.width, ("heads", "embed"), dtype=c.dtype, name="out")(y)
     x = constrain(x, "act_batch", "act_seq", "act_embed")
 
