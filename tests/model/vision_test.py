@@ -13,6 +13,7 @@ import pytest
 
 from configs.base import RULES
 from vljepa_jax.model import presets, vision
+from vljepa_jax.model.layers import apply_rope
 from vljepa_jax.sharding import AXES
 from vljepa_jax.weights import vjepa2
 
@@ -128,7 +129,7 @@ def test_short_clip_fills_one_tubelet(length, order):
 def test_rope_rotates_adjacent_pairs_with_tiled_frequencies():
   head_width, grid, theta = 16, (2, 3, 4), 10_000.0  # parts of 4 channels, 4 left over
   x = np.random.default_rng(0).normal(size=(1, 24, 2, head_width)).astype(np.float32)
-  y = vision.apply_rope_3d(x, *vision.rope_3d_tables(grid, head_width, theta))
+  y = apply_rope(x, *vision.rope_3d_tables(grid, head_width, theta), 1)
   for n, position in enumerate(np.ndindex(grid)):
     for axis in range(3):
       for i in (0, 2):

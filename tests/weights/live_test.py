@@ -123,11 +123,9 @@ class LlamaLayers(nn.Module):
   @nn.compact
   def __call__(self, x):  # (B, S, D) -> (B, S, D)
     c, length = self.config, x.shape[1]
-    mask = jnp.ones((length, length), bool)
-    mask = (jnp.tril(mask) if c.causal else mask)[None]
     cos, sin = layers.rope_tables(length, layers.rope_frequencies(c.head_width, c.rope_theta, c.rope_scaling))
     x = layers.run_layers(
-        PredictorBlock, dict(config=c, deterministic=True), c.num_layers, x, mask, cos, sin, scan=c.scan, remat=None)
+        PredictorBlock, dict(config=c, deterministic=True), c.num_layers, x, None, cos, sin, scan=c.scan, remat=None)
     return layers.RMSNorm(c.norm_eps, name="norm")(x)
 
 

@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-import numpy as np
+
+from vljepa_jax.model.layers import axis_parts
 
 # Weights far below any real logit, but finite: a row with no key left gives a mean, not a NaN.
 MASKED_LOGIT = -1e30
@@ -129,17 +130,11 @@ def splash(
 
 def _placed(queries: tuple[int, ...], keys: tuple[int, ...]) -> tuple[tuple | str | None, tuple | str | None]:
   """Mesh axes of rows and of heads by the current rules; None for what does not divide over them."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or not nn.get_logical_axis_rules():
-    return None, None
-  rows, _, heads, _ = (*nn.logical_to_mesh_axes(("act_batch", "act_seq", "act_heads", None)), None, None, None)[:4]
-
-  def parts(axes):
-    return int(np.prod([mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ())]))
-
+  rules = dict(nn.get_logical_axis_rules())
+  rows, heads = axis_parts("act_batch"), axis_parts("act_heads")
   return (
-      None if queries[0] % parts(rows) else rows,
-      None if queries[2] % parts(heads) or keys[2] % parts(heads) else heads,
+      rules["act_batch"] if rows > 1 and queries[0] % rows == 0 else None,
+      rules["act_heads"] if heads > 1 and queries[2] % heads == keys[2] % heads == 0 else None,
   )
 
 

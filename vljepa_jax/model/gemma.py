@@ -37,7 +37,7 @@ class GemmaBlock(nn.Module):
       x: (B, L, D).
       real: (B, L), True = real token. What a pad itself gets means nothing: neither later layers nor the pooling look
         at it.
-      cos: (2, L, h / 2), rotary tables of sliding and of full layers.
+      cos: (2, L, h), rotary tables of sliding and of full layers.
       sin: like cos.
       is_full: () int32, which of the two this layer is.
 
@@ -65,8 +65,8 @@ class GemmaBlock(nn.Module):
     q = split(self._linear(c.num_heads * c.head_width, ("embed", "heads"), "query")(x), c.num_heads)
     k = split(self._linear(c.num_kv_heads * c.head_width, ("embed", "kv_heads"), "key")(x), c.num_kv_heads)
     v = split(self._linear(c.num_kv_heads * c.head_width, ("embed", "kv_heads"), "value")(x), c.num_kv_heads)
-    q = apply_rope(self._norm("query_norm")(q), cos, sin)
-    k = apply_rope(self._norm("key_norm")(k), cos, sin)
+    q = apply_rope(self._norm("query_norm")(q), cos, sin, c.head_width // 2)
+    k = apply_rope(self._norm("key_norm")(k), cos, sin, c.head_width // 2)
     q = constrain(q, "act_batch", "act_seq", "act_heads", None)
     y = attention(q, k, v, c.query_scale**-0.5, real=real, window=c.sliding_window, windowed=is_full == 0)
     y = constrain(y, "act_batch", "act_seq", "act_heads", None)
@@ -105,7 +105,7 @@ def full_layers(c: presets.EmbeddingGemmaConfig) -> np.ndarray:
 
 
 def _rope_pair(c: presets.EmbeddingGemmaConfig, length: int) -> tuple[jax.Array, jax.Array]:
-  """Cosine and sine of sliding and of full layers, each (2, L, h / 2)."""
+  """Cosine and sine of sliding and of full layers, each (2, L, h)."""
   tables = functools.partial(rope_tables, length)
   pairs = [tables(rope_frequencies(c.head_width, theta)) for theta in (c.rope_local_theta, c.rope_theta)]
   cos, sin = zip(*pairs)

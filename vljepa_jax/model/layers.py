@@ -131,16 +131,40 @@ def rope_frequencies(head_width: int, theta: float, llama3: tuple[float, float, 
 
 
 def rope_tables(length: int, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
-  """Cosine and sine of positions 0..length-1, each (S, h / 2), float32: bfloat16 rounds 257 to 256."""
-  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
+  """Cosine and sine of positions 0..length-1 for pairs (i, i + h / 2), each (S, h), float32: bfloat16 rounds 257 to 256."""
+  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * np.tile(frequencies, 2)
   return jnp.cos(angles), jnp.sin(angles)
 
 
-def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-  """Rotates pairs (i, i + h/2), the layout of Hugging Face weights. x: (B, S, K, h); cos, sin: (S, h / 2)."""
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  cos, sin = cos[:, None, :], sin[:, None, :]
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array, distance: int) -> jax.Array:
+  """Rotates pairs of channels.
+
+  Args:
+    x: (B, S, K, h).
+    cos: (S, h), float32.
+    sin: like cos.
+    distance: between the two channels of a pair: h / 2 for (i, i + h / 2), the layout of Hugging Face weights, 1 for
+      (2i, 2i + 1).
+
+  Returns:
+    (B, S, K, h).
+  """
+  # Heads side by side: on a TPU an axis narrower than 128 is padded, and a shift within it is a copy of its own.
+  parts = axis_parts("act_heads")
+  parts = 1 if x.shape[2] % parts else parts
+  flat = x.reshape(*x.shape[:2], parts, -1).astype(jnp.float32)
+  heads = flat.shape[-1] // cos.shape[-1]
+  cos, sin = jnp.tile(cos, heads)[:, None], jnp.tile(sin, heads)[:, None]
+  first = np.arange(flat.shape[-1]) % (2 * distance) < distance
+  turned = jnp.where(first, -jnp.roll(flat, -distance, axis=-1), jnp.roll(flat, distance, axis=-1))
+  return (flat * cos + turned * sin).astype(x.dtype).reshape(x.shape)
+
+
+def axis_parts(name: str) -> int:
+  """How many parts the current mesh and rules cut a logical axis into; 1 where there is no mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = None if mesh.empty else dict(nn.get_logical_axis_rules()).get(name)
+  return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

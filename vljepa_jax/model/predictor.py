@@ -28,7 +28,7 @@ class PredictorBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, real: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """x: (B, S, D); real: (B, S), True = real token; cos, sin: (S, h / 2)."""
+    """x: (B, S, D); real: (B, S), True = real token; cos, sin: (S, h)."""
     c = self.config
     drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
     x = constrain(x, "act_batch", "act_seq", "act_embed")
@@ -46,7 +46,7 @@ class PredictorBlock(nn.Module):
     k = split(self._linear(c.num_kv_heads * c.head_width, ("embed", "kv_heads"), "key")(x), c.num_kv_heads)
     v = split(self._linear(c.num_kv_heads * c.head_width, ("embed", "kv_heads"), "value")(x), c.num_kv_heads)
     q = constrain(q, "act_batch", "act_seq", "act_heads", None)
-    q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+    q, k = (apply_rope(x, cos, sin, c.head_width // 2) for x in (q, k))
     y = attention(q, k, v, c.head_width**-0.5, real=real, causal=c.causal)
     y = constrain(y, "act_batch", "act_seq", "act_heads", None)
     return self._linear(c.width, ("heads", "embed"), "out")(y.reshape(*y.shape[:2], -1))

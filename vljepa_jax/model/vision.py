@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vljepa_jax.model.attention import attention
-from vljepa_jax.model.layers import Linear, constrain, layer_norm, param_axes, run_layers
+from vljepa_jax.model.layers import Linear, apply_rope, constrain, layer_norm, param_axes, run_layers
 from vljepa_jax.model.presets import MobileNetV2Config, VJepa2Config
 
 # MobileNetV2 stages: (expansion, channels, blocks, stride of the first block).
@@ -70,7 +70,7 @@ class VJepa2Block(nn.Module):
       return constrain(y.reshape(split), "act_batch", "act_seq", "act_heads", None)
 
     y = layer_norm(c.norm_eps, "norm1")(x).astype(c.dtype)
-    q, k = apply_rope_3d(heads("query", y), cos, sin), apply_rope_3d(heads("key", y), cos, sin)
+    q, k = (apply_rope(heads(name, y), cos, sin, 1) for name in ("query", "key"))
     y = attention(q, k, heads("value", y), split[-1] ** -0.5).reshape(x.shape)
     x = x + Linear(c.width, ("heads", "embed"), dtype=c.dtype, name="out")(y)
     x = constrain(x, "act_batch", "act_seq", "act_embed")
@@ -134,14 +134,6 @@ def rope_3d_tables(grid: tuple[int, int, int], head_width: int, theta: float) ->
   rest = jnp.zeros((math.prod(grid), head_width - 3 * part), jnp.float32)
   angles = jnp.concatenate([*angles, rest], axis=-1)
   return jnp.cos(angles), jnp.sin(angles)
-
-
-def apply_rope_3d(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-  """Rotates adjacent channel pairs (2i, 2i + 1). x: (B, N, K, h); cos, sin: (N, h)."""
-  x32 = x.astype(jnp.float32)
-  even = np.arange(x.shape[-1]) % 2 == 0
-  turned = jnp.where(even, -jnp.roll(x32, -1, axis=-1), jnp.roll(x32, 1, axis=-1))
-  return (x32 * cos[:, None, :] + turned * sin[:, None, :]).astype(x.dtype)
 
 
 class MobileNetV2(nn.Module):
