@@ -15,9 +15,9 @@ LAYERS = {
     5: ("main", "evaluate", "predict", "convert", "cli"),
     4: ("train", "start", "evaluation", "api", "progress", "run_log", "interrupt", "report", "report_style", "curves"),
     3: ("parts", "step", "optim", "sharding", "checkpoint", "features", "weights."),
-    2: ("loss", "streamed", "metrics", "tasks.", "data.pipeline"),
+    2: ("flops", "loss", "streamed", "metrics", "tasks.", "data.pipeline"),
     1: ("model.", "data."),
-    0: ("errors", "model.presets"),
+    0: ("errors", "chips", "model.presets"),
 }
 CONFIG = "config"  # typed configs stand between layers 2 and 3
 CONFIG_LAYER = 2.5
