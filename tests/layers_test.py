@@ -14,8 +14,8 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 LAYERS = {
     5: ("main", "evaluate", "predict", "convert", "cli"),
     4: ("train", "start", "evaluation", "api", "progress", "run_log", "interrupt", "report", "report_style", "curves"),
-    3: ("parts", "step", "optim", "sharding", "checkpoint", "features", "weights."),
-    2: ("flops", "loss", "streamed", "metrics", "tasks.", "data.pipeline"),
+    3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights."),
+    2: ("loss", "streamed", "metrics", "tasks.", "data.pipeline"),
     1: ("model.", "data."),
     0: ("errors", "chips", "model.presets"),
 }
