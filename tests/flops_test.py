@@ -90,7 +90,8 @@ def test_xla_counts_the_same(part, tower, remat, frozen, room):
 
 
 @pytest.mark.parametrize("x_encoder, frames, size, tokens", [
-    (presets.VJepa2Config(), 1, 256, 256), (presets.VJepa2Config(), 32, 256, 4096), (presets.VJepa2Config(), 2, 256, 256),
+    (presets.VJepa2Config(), 1, 256, 256), (presets.VJepa2Config(), 2, 256, 256),
+    (presets.VJepa2Config(), 32, 256, 4096),
     (MOBILENET, 2, 192, 72), (MOBILENET, 1, 200, 49),
 ])
 def test_visual_tokens(x_encoder, frames, size, tokens):

@@ -72,7 +72,7 @@ def final_state(workdir):
 
 def numbers(workdir):
   """What was logged, times left out."""
-  times = ("seconds", "samples_per_second")
+  times = ("seconds", "samples_per_second", "model_tflops_per_second")
   return [{k: v for k, v in record.items() if k not in times} for record in run_log.read_metrics(workdir)]
 
 

@@ -1,9 +1,10 @@
 """What the chips can do: python -m vljepa_jax.chips prints a table, python -m vljepa_jax.chips v6e its compiler flags.
 
 Sources: the pages of each generation in the Google Cloud TPU documentation (docs.cloud.google.com/tpu/docs/v6e and so
-on) for peak, memory, network and hosts; the table in part 2 of "How to Scale Your Model" (jax-ml.github.io/scaling-book)
-for one link in one direction and for wrap-around links; NVIDIA's data sheets for the SXM boards. The scaling book gives a
-v4 link 45 GB/s; those of the others are the documented bandwidth of a chip over its links and two directions.
+on) for peak, memory, network and hosts; the table in part 2 of "How to Scale Your Model"
+(jax-ml.github.io/scaling-book) for one link in one direction and for wrap-around links; NVIDIA's data sheets for the
+SXM boards. The scaling book gives a v4 link 45 GB/s; those of the others are the documented bandwidth of a chip over
+its links and two directions.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import sys
 GIB = 2**30
 
 # Overlap of collectives and computation, as MaxText sets it (configs/v5e, configs/v5p, configs/trillium, and
-# benchmarks/xla_flags_library.py); openxla.org/xla/flags_guidance explains them. Every line compiles with libtpu 0.0.52.
+# benchmarks/xla_flags_library.py); openxla.org/xla/flags_guidance explains them. What stands here, libtpu 0.0.52 takes.
 _OVERLAP = (
     "--xla_tpu_enable_async_collective_fusion=true",
     "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
@@ -22,7 +23,7 @@ _OVERLAP = (
     "--xla_tpu_enable_data_parallel_all_reduce_opt=true",
     "--xla_tpu_data_parallel_opt_different_sized_ops=true",
 )
-# MaxText sets it everywhere; libtpu 0.0.52 refuses it beside async all-gathers on all but v5e, for fear of wrong results.
+# MaxText sets it everywhere; on all but v5e libtpu 0.0.52 refuses it beside async all-gathers: results may be wrong.
 _FUSE_ALL_GATHER = ("--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",)
 # Chips of two cores that work as one (MaxText, configs/v5p).
 _MEGACORE = (

@@ -50,7 +50,9 @@ def forward_flops(
   return {name: tower.forward for name, tower in towers.items()}
 
 
-def step_flops(config: Config, frozen: Mapping[str, Any], query_length: int | None = None, devices: int = 1) -> StepFlops:
+def step_flops(
+    config: Config, frozen: Mapping[str, Any], query_length: int | None = None, devices: int = 1
+) -> StepFlops:
   """One training step.
 
   Args:
