@@ -3,15 +3,17 @@
 import dataclasses
 
 from configs import base, vljepa_stage1
+from flax.linen import logical_axis_rules
 import jax
 import jax.numpy as jnp
 import pytest
 
+from tests import tiny
 from vljepa_jax import config as config_lib
 from vljepa_jax import flops, sharding, step
 from vljepa_jax.model import presets, products
 from vljepa_jax.model.vljepa import VLJepa, VLJepaConfig
-from vljepa_jax.parts import make_parts
+from vljepa_jax.parts import make_parts, make_step
 
 FRAMES, SIZE, QUERY, TARGET, BATCH = 4, 128, 64, 128, 2
 VJEPA2 = presets.VJepa2Config(width=192, num_layers=2, num_heads=3, mlp_width=768, scan=False)
@@ -185,3 +187,33 @@ def test_the_loss(kind, regularizer, expected):
 def test_totals():
   own = flops.StepFlops(model={"a": (1, 2), "b": (3, 4)}, recomputed={"a": 5, "b": 0})
   assert own.model_total == 10 and own.total == 15
+
+
+def sized_recipe(remat, groups):
+  """The debug recipe with towers as large as those above."""
+  again = {"remat": remat} if remat else {}
+  config = base.get_config("debug")
+  config.model.x_encoder = dict(
+      preset="vjepa2_nano", weights="", width=192, num_heads=3, mlp_width=768, **again)
+  config.model.predictor = dict(
+      preset="nano", weights="", width=256, num_heads=8, head_width=32, mlp_width=1024, dropout=0.1, **again)
+  config.model.y_encoder = dict(
+      preset="bert_nano", weights="", width=192, num_heads=6, mlp_width=768, max_positions=TARGET, **again)
+  config.tokenizers.query.length, config.tokenizers.target.length = QUERY, TARGET
+  config.data.image_size = SIZE
+  config.optim.groups = (("predictor/token_embed/.*", None), *groups, (".*", 1.0))
+  return config_lib.parse(config)
+
+
+@pytest.mark.parametrize("remat, groups", [
+    (None, ()),
+    ("full", (("y_encoder/backbone/(.*_embed|embed_norm|layers_0)/.*", None),)),
+    ("dots", (("x_encoder/.*", None),)),
+])
+def test_xla_counts_the_same_in_a_whole_training_step(remat, groups):
+  config = sized_recipe(remat, groups)
+  parts = make_parts(config, jax.devices()[:1])
+  batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in tiny.batch(0, config).items()}
+  with jax.set_mesh(parts.mesh), logical_axis_rules(config.mesh.rules):
+    counted = make_step(config, parts).lower(parts.state, batch).cost_analysis()["flops"]
+  assert 1 < counted / flops.step_flops(config, parts.frozen, QUERY).total < 1.03
