@@ -38,6 +38,7 @@ def get_config(variant: str = "base") -> ConfigDict:
   config.name = "base"
   config.seed = 0
   config.init_from = ""
+  config.profile = ()
   config.model = ConfigDict(dict(
       x_encoder=dict(preset="mobilenet_v2", weights=MOBILENET),
       predictor=dict(preset="small", weights="", dropout=0.1),

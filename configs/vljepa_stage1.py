@@ -26,6 +26,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
   config.name = f"vljepa_stage1_{variant}"
   config.seed = 0
   config.init_from = ""
+  config.profile = ()
   config.model = ConfigDict(dict(
       x_encoder=dict(preset="vjepa2_vitl", weights="", **tower),
       predictor=dict(preset="llama3_1b_l8", layers=(8, 16), weights="", **tower),

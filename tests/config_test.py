@@ -45,6 +45,11 @@ def with_value(key, value):
     ("optim.groups", ((".*", "fast"),), r"config.optim.groups\[0\]\[1\] must be"),
     ("train.steps", 0, "config.train.steps must be above 0"),
     ("train.log_every", -1, "config.train.log_every must be above 0"),
+    ("profile", (3,), r"config.profile must be \(\) or \(first, last\) with 1 <= first < last <= 9 .*, not \(3,\)"),
+    ("profile", (0, 3), "config.profile must be"),
+    ("profile", (3, 3), "config.profile must be"),
+    ("profile", (3, 10), "config.profile must be"),
+    ("profile", (1.5, 3), r"config.profile\[0\] must be int, not 1.5"),
     ("optim.learning_rate", float("nan"), "config.optim.learning_rate must be above 0"),
     ("optim.ema", 1.0, "config.optim.ema must be at least 0 and below 1"),
     ("optim.schedule", "linear", "config.optim.schedule must be one of 'constant', 'cosine'"),
@@ -99,7 +104,9 @@ def test_an_unknown_preset_is_named(tower, preset):
     config.model_config(parsed.model)
 
 
-@pytest.mark.parametrize("key, value", [("train.steps", 99), ("eval.batch_size", 7), ("mesh.fsdp", 2)])
+@pytest.mark.parametrize("key, value", [
+    ("train.steps", 99), ("eval.batch_size", 7), ("mesh.fsdp", 2), ("profile", (2, 4)),
+])
 def test_a_run_may_go_on_with_other_lengths_and_devices(tmp_path, key, value):
   config.check_same_run(tiny.recipe(), tiny.recipe(**{key: value}), tmp_path)
 

@@ -13,11 +13,12 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 # Layer -> modules; a trailing dot stands for everything below. The longest name that fits counts.
 LAYERS = {
     5: ("main", "evaluate", "predict", "convert", "cli"),
-    4: ("train", "start", "evaluation", "api", "progress", "run_log", "interrupt", "report", "report_style", "curves"),
-    3: ("parts", "step", "optim", "sharding", "checkpoint", "features", "weights."),
+    4: ("train", "start", "evaluation", "api", "progress", "run_log", "interrupt", "report", "report_style", "curves",
+        "throughput", "profiling", "accelerator"),
+    3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights."),
     2: ("loss", "streamed", "metrics", "tasks.", "data.pipeline"),
     1: ("model.", "data."),
-    0: ("errors", "model.presets"),
+    0: ("errors", "chips", "model.presets"),
 }
 CONFIG = "config"  # typed configs stand between layers 2 and 3
 CONFIG_LAYER = 2.5

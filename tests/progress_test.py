@@ -42,6 +42,12 @@ def test_progress_line(capsys):
       "step  10/200  captions    loss 1.2500  temperature 0.0700  batch R@1  50.0%  1,234 samples/s  1:35 left\n")
 
 
+def test_progress_line_on_a_chip_whose_peak_is_known(capsys):
+  numbers = {"loss": 1.25, "temperature": 0.07, "batch_recall": 0.5, "samples_per_second": 1234.5, "mfu": 0.4123}
+  progress.print_step(10, 200, "captions", numbers, 2.0)
+  assert capsys.readouterr().out.endswith("1,234 samples/s  MFU 41.2%  1:35 left\n")
+
+
 def test_feature_line_speaks_every_ten_seconds_and_at_the_end(capsys, monkeypatch):
   now = itertools.chain([0, 4, 11, 12, 20])
   monkeypatch.setattr(time, "monotonic", lambda: next(now))

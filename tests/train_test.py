@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -31,9 +32,10 @@ def once_per_recipe(make):
   made = {}
 
   def kept(config, *rest):
-    if repr(config) not in made:
-      made[repr(config)] = make(config, *rest)
-    return made[repr(config)]
+    key = repr(dataclasses.replace(config, profile=()))
+    if key not in made:
+      made[key] = make(config, *rest)
+    return made[key]
 
   return kept
 
@@ -72,7 +74,7 @@ def final_state(workdir):
 
 def numbers(workdir):
   """What was logged, times left out."""
-  times = ("seconds", "samples_per_second")
+  times = ("seconds", "samples_per_second", "model_tflops_per_second")
   return [{k: v for k, v in record.items() if k not in times} for record in run_log.read_metrics(workdir)]
 
 
@@ -108,7 +110,9 @@ def test_every_step_is_logged_once_with_evaluations_where_they_are_due(whole):
 def test_a_stopped_run_goes_on_bit_by_bit(whole, tmp_path, monkeypatch, capsys, number):
   with monkeypatch.context() as patch:
     before_step(patch, 3, lambda: os.kill(os.getpid(), number))
-    train.run(tiny.recipe(**RECIPE), tmp_path)
+    train.run(tiny.recipe(**RECIPE, profile=(2, 9)), tmp_path)
+  (trace,) = (tmp_path / "profile" / "plugins" / "profile").iterdir()  # of steps 2 and 3
+  assert any(path.name.endswith(".xplane.pb") for path in trace.iterdir())
   assert "stopped after step 3; run the same command again" in capsys.readouterr().out
   assert os.listdir(tmp_path / "checkpoints") == ["3"]
   assert not (tmp_path / "results.json").exists()

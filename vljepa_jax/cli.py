@@ -10,6 +10,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from vljepa_jax import accelerator
 from vljepa_jax.errors import UserError, one_line
 
 
@@ -33,6 +34,7 @@ def _main(main: Callable[[], Any], argv: list[str]) -> None:
     raise UserError(f"unknown argument {argv[1]!r}; flags start with --")
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells a page for every checkpoint
+  accelerator.use_accelerator_flags()
   main()
 
 

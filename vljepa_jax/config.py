@@ -31,7 +31,7 @@ TEXTS = ("query", "target")
 # What may change between two starts of one run: how long, how often, on which devices.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "eval",
-    "mesh", "data.workers",
+    "mesh", "data.workers", "profile",
 )
 
 
@@ -254,11 +254,13 @@ class Config:
     name: of the run; its workdir is `runs/<name>` unless another is given.
     seed: of parameters, dropout, order and augmentation.
     init_from: workdir or checkpoint of another run whose parameters to start from; "" for none.
+    profile: (first, last) traces the steps first..last-1 into WORKDIR/profile, for TensorBoard; () none.
   """
 
   name: str
   seed: int
   init_from: str
+  profile: tuple[int, ...]
   model: Model
   tokenizers: Tokenizers
   data: Data
@@ -399,6 +401,8 @@ def _check(config: Config) -> None:
         f"{config.loss.micro_batches}")
   if config.data.feature_tokens and not config.data.feature_views:
     raise UserError("config.data.feature_tokens picks among cached tokens: set config.data.feature_views, too")
+  if config.profile:
+    _check_profile(config.profile, config.train.steps)
   if not config.data.sources:
     raise UserError("config.data.sources is empty: there is nothing to train on")
   for i, source in enumerate(config.data.sources):
@@ -406,6 +410,13 @@ def _check(config: Config) -> None:
       raise UserError(f"config.data.sources[{i}].view must be one of caption, {', '.join(KINDS)}, not {source.view!r}")
     if not source.weight > 0:
       raise UserError(f"config.data.sources[{i}].weight must be above 0, not {source.weight!r}")
+
+
+def _check_profile(profile: tuple[int, ...], steps: int) -> None:
+  if len(profile) != 2 or not 1 <= profile[0] < profile[1] <= steps + 1:
+    raise UserError(
+        f"config.profile must be () or (first, last) with 1 <= first < last <= {steps + 1} (the steps first..last-1 of "
+        f"{steps}), not {profile!r}")
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from vljepa_jax import api, cli, evaluation, report
+from vljepa_jax import accelerator, api, cli, evaluation, report
 from vljepa_jax import config as config_lib
 from vljepa_jax.errors import INPUT_ERRORS, as_user_error
 from vljepa_jax.run_log import read_metrics
@@ -39,6 +39,7 @@ def run(workdir: pathlib.Path) -> dict[str, object]:
 
 def main() -> None:
   """The command: evaluates and prints the table."""
+  accelerator.use_compilation_cache()
   print(evaluation.table(run(pathlib.Path(flags.FLAGS.workdir))))
 
 

@@ -9,7 +9,7 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from vljepa_jax import cli
+from vljepa_jax import accelerator, cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: FILE or FILE:VARIANT.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<config.name> by default.")
@@ -22,6 +22,7 @@ def main() -> None:
   from vljepa_jax import train
 
   config = config_lib.parse(recipe)
+  accelerator.use_compilation_cache()
   train.run(config, pathlib.Path(_WORKDIR.value or f"runs/{config.name}"))
 
 

@@ -16,7 +16,7 @@ import sys
 from absl import flags
 import numpy as np
 
-from vljepa_jax import api, cli
+from vljepa_jax import accelerator, api, cli
 from vljepa_jax.data.image import read_image
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.errors import UserError, one_line
@@ -147,6 +147,7 @@ def main() -> None:
   given = flags.FLAGS
   if not given.input:
     raise UserError("give a picture or a folder of pictures: --input=picture.jpg")
+  accelerator.use_compilation_cache()
   rows = run(pathlib.Path(given.workdir), pathlib.Path(given.input), given.query, given.candidates, given.texts)
   if given.json:
     print(to_json(rows))

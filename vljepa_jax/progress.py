@@ -130,11 +130,12 @@ def print_step(
 ) -> None:
   """The progress line; loss and recall are those of a batch of this stream."""
   left = (steps - step) / max(steps_per_second, 1e-9)
+  mfu = f"MFU {100 * numbers['mfu']:.1f}%  " if "mfu" in numbers else ""  # where the peak of the chip is known
   say(
       f"step {step:>{len(str(steps))}}/{steps}  {stream:<10}  loss {numbers['loss']:.4f}  "
       f"temperature {numbers['temperature']:.4f}  "
       f"batch R@1 {100 * numbers['batch_recall']:5.1f}%  {numbers['samples_per_second']:,.0f} samples/s  "
-      f"{duration(left)} left")
+      f"{mfu}{duration(left)} left")
 
 
 def print_evaluation(step: int, results: Mapping[str, Any]) -> None:

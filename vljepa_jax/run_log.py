@@ -25,10 +25,12 @@ class RunLog:
     step: steps done so far; lines of later steps, which a killed run left, are dropped.
 
   Attributes:
+    workdir: as given.
     records: all lines so far, in order.
   """
 
   def __init__(self, workdir: pathlib.Path, step: int):
+    self.workdir = workdir
     self._path = workdir / METRICS
     self.records = [record for record in read_metrics(workdir) if record["step"] <= step]
     self._events = None

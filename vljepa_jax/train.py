@@ -23,7 +23,9 @@ from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
 from vljepa_jax.interrupt import stop_on_signals
 from vljepa_jax.model.vljepa import VLJepa
 from vljepa_jax.parts import Parts, loss_kind, make_parts, make_step
+from vljepa_jax.profiling import Profiler
 from vljepa_jax.progress import say
+from vljepa_jax.throughput import Throughput
 
 FEATURE_BATCH = 32  # pictures per device at a time when the feature cache is made
 
@@ -89,15 +91,22 @@ def train(
   steps, every = config.train.steps, config.train
   step_fn = make_step(config, parts)
   main_stream = max(config.data.sources, key=lambda source: source.weight).name
-  writer = LateWriter(config, log, clock)
+  writer = LateWriter(config, log, clock, Throughput(config, parts))
   clock.resume()
-  with stop_on_signals() as stop, jax.transfer_guard("disallow"):  # only explicit copies between host and device
+  with (
+      stop_on_signals() as stop,
+      Profiler(config.profile, log.workdir) as profiler,
+      jax.transfer_guard("disallow"),  # only explicit copies between host and device
+  ):
     for done in range(clock.steps + 1, steps + 1):
       batch = next(iterator)
       batch.pop("record_id")
       stream = config.data.sources[batch.pop("stream")[0]].name
-      state, metrics = step_fn(state, sharding.put_batch(batch, parts.rows))
+      with profiler.step(done):
+        state, metrics = step_fn(state, sharding.put_batch(batch, parts.rows))
       writer.write_waiting()  # numbers of an earlier step, now that this one is under way
+      writer.throughput.count(batch)
+      profiler.after(done, metrics)
       if done % every.log_every == 0 or stream != main_stream:  # batches of the others are few
         writer.wait_with(done, stream, metrics)
       if done % every.eval_every == 0 and done < steps:
@@ -121,19 +130,20 @@ def train(
 class LateWriter:
   """Writes the numbers of a step after the next one is dispatched, so that the device never waits for the host."""
 
-  def __init__(self, config: Config, log: run_log.RunLog, clock: progress.Clock):
+  def __init__(self, config: Config, log: run_log.RunLog, clock: progress.Clock, throughput: Throughput):
+    self.throughput = throughput
     self._config = config
     self._log = log
     self._clock = clock
     self._waiting = None
 
   def wait_with(self, done: int, stream: str, metrics: dict[str, jax.Array]) -> None:
-    self._waiting = done, stream, metrics
+    self._waiting = done, stream, metrics, self.throughput.take()
 
   def write_waiting(self) -> None:
     if self._waiting is None:
       return
-    (done, stream, metrics), self._waiting = self._waiting, None
+    (done, stream, metrics, step_flops), self._waiting = self._waiting, None
     numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not np.isfinite(numbers["loss"]):
       raise UserError(
@@ -141,6 +151,7 @@ class LateWriter:
     self._clock.tick(done)
     steps_per_second = self._clock.lap()
     numbers["samples_per_second"] = steps_per_second * self._config.train.batch_size
+    numbers |= self.throughput.numbers(step_flops, steps_per_second)
     numbers["seconds"] = self._clock.seconds
     self._log.write(done, numbers | {f"{name}/{stream}": numbers[name] for name in run_log.BY_STREAM})
     progress.print_step(done, self._config.train.steps, stream, numbers, steps_per_second)
