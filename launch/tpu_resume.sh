@@ -47,6 +47,7 @@ resume_run() {
       ;;
     *$'state=failed, code 2\n'*) fail "the run ended with code 2, a mistake in its arguments: see tail, run again" ;;
     *state=failed* | *state=none*)
+      [[ -z ${GIVE_UP:-} ]] || fail "the run failed again after $RESTARTS new starts"
       echo "a host failed: stopped everywhere, started again"
       worker stop
       start
@@ -58,13 +59,13 @@ resume_run() {
 }
 
 watch() {
-  local code answer failures=0
+  local code answer failures=0 last
   while [[ -e $memory ]]; do                # `delete` ends a watch, too
-    code=0
-    answer=$(launch/tpu_vm.sh resume | tee /dev/stderr) || code=$?
+    code=0 last=$((failures >= RESTARTS ? 1 : 0))
+    answer=$(GIVE_UP=${last#0} launch/tpu_vm.sh resume | tee /dev/stderr) || code=$?
     ((code != 2)) || exit 2
     [[ $answer != *"$NAME: finished" ]] || return 0
-    [[ $answer != *"a host failed"* ]] || ((++failures <= RESTARTS)) || fail "failed again after $RESTARTS new starts"
+    [[ $answer != *"a host failed"* ]] || failures=$((failures + 1))
     sleep "$INTERVAL"
   done
 }
