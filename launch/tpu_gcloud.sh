@@ -58,8 +58,8 @@ on_hosts() {                                # on_hosts WHICH COMMAND
 
 worker() {                                  # worker ACTION [ARGUMENT ...]: launch/worker.sh on every host
   local command
-  printf -v command '%q ' env GENERATION="$GENERATION" BUCKET="$bucket" MOUNT="$mount" PYTHON="$PYTHON" \
-    launch/worker.sh "$@"
+  printf -v command '%q ' env GENERATION="$GENERATION" BUCKET="$bucket" NFS="$NFS" MOUNT="$mount" \
+    PYTHON="$PYTHON" launch/worker.sh "$@"
   on_hosts all "cd $checkout && $command"
 }
 

@@ -58,6 +58,7 @@ resume_run() {
   esac
 }
 
+# GIVE_UP tells a look that the run has failed often enough.
 watch() {
   local code answer failures=0 last
   while [[ -e $memory ]]; do                # `delete` ends a watch, too

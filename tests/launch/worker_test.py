@@ -1,4 +1,4 @@
-"""launch/worker.sh, and the commands that tpu_vm.sh sends to hosts: run here for real, in a folder that stands for a host."""
+"""launch/worker.sh, and the commands that tpu_vm.sh sends to hosts, run for real in a folder that stands for a host."""
 
 import contextlib
 import json
@@ -117,6 +117,14 @@ def test_the_bucket_is_mounted_uncached_where_it_is_not(host):
   assert len(host.calls("gcsfuse")) == 1
 
 
+def test_an_nfs_share_is_mounted(host):
+  host.answer("mountpoint", ("", "", 1))
+  assert host("setup", NFS="10.0.0.2:/share", MOUNT="/mnt/nfs").returncode == 0
+  assert host.calls("sudo") == [
+      ["sudo", "mkdir", "-p", "/mnt/nfs"], ["sudo", "apt-get", "install", "-q", "-y", "nfs-common"],
+      ["sudo", "mount", "-t", "nfs", "10.0.0.2:/share", "/mnt/nfs"], ["sudo", "chown", str(os.getuid()), "/mnt/nfs"]]
+
+
 def test_gcsfuse_is_installed_where_it_is_missing(host):
   (host.programs / "gcsfuse").unlink()
   host.install("curl", "lsb_release")
@@ -223,8 +231,8 @@ def test_commands_of_tpu_vm_work_on_a_host(tmp_path):
   host.root = host.home / "vljepa_jax_checkout"
   (host.root / "busy").unlink()
   assert host.becomes("state=finished")
-  assert ["uv", "pip", "install", "--quiet", "--python", ".venv/bin/python", "-r", "requirements.txt", "jax[tpu]", "one",
-          "two[x]"] in host.noted()
+  assert ["uv", "pip", "install", "--quiet", "--python", ".venv/bin/python", "-r", "requirements.txt", "jax[tpu]",
+          "one", "two[x]"] in host.noted()
   assert host.noted()[-2:] == [
       ["python", "-m", "vljepa_jax.chips", "v6e"],
       ["-m", "vljepa_jax.main", *ARGUMENTS, "--workdir=/mnt/b/jepa", "--xla_v6e=true --xla_more=1"]]
