@@ -21,7 +21,7 @@ LEARNING_RATE = {"1frame": 5e-5, "8frames": 5e-5, "32frames": 1e-5}
 def get_config(variant: str = "1frame") -> ConfigDict:
   if variant not in FRAMES:
     raise ValueError(f"configs/vljepa_stage1.py has no variant {variant!r}; there are {', '.join(FRAMES)}")
-  tower = dict(dtype="bfloat16", remat="full")
+  tower = dict(dtype="bfloat16", remat="attention")
   config = ConfigDict()
   config.name = f"vljepa_stage1_{variant}"
   config.seed = 0
@@ -68,7 +68,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
       ),
       ema=0.0,
   ))
-  config.mesh = ConfigDict(dict(slice=1, data=1, fsdp=-1, tensor=1, rules=RULES))
+  config.mesh = ConfigDict(dict(slice=1, data=-1, fsdp=16, tensor=1, rules=RULES))
   config.train = ConfigDict(dict(
       steps=STEPS[variant], batch_size=BATCH[variant], log_every=50, eval_every=5000, checkpoint_every=1000,
       keep_checkpoints=3,

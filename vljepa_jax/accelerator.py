@@ -8,7 +8,7 @@ import zlib
 
 from vljepa_jax import chips
 
-FLAGS = "LIBTPU_INIT_ARGS"
+FLAGS = chips.FLAGS_VARIABLE
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 # How accelerator types begin ("v5litepod-16"; on GKE also "tpu-v5-lite-podslice"), and the chip that each means.
 TYPES = {

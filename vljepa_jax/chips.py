@@ -11,6 +11,7 @@ import dataclasses
 import sys
 
 GIB = 2**30
+FLAGS_VARIABLE = "LIBTPU_INIT_ARGS"  # read when libtpu is loaded
 
 # Overlap of collectives and computation, as MaxText sets it (configs/v5e, configs/v5p, configs/trillium, and
 # benchmarks/xla_flags_library.py); openxla.org/xla/flags_guidance explains them. What stands here, libtpu 0.0.52 takes.
@@ -30,8 +31,6 @@ _MEGACORE = (
     "--xla_tpu_megacore_fusion_allow_ags=false",
     "--xla_tpu_enable_ag_backward_pipelining=true",
 )
-# Room for fused operands in on-chip memory (MaxText, configs/trillium).
-_TRILLIUM = ("--xla_tpu_scoped_vmem_limit_kib=98304",)
 # Collectives on the sparse cores (AI-Hypercomputer/tpu-recipes, training/ironwood, llama3.1-70b).
 _IRONWOOD = (
     "--xla_tpu_scoped_vmem_limit_kib=61440",
@@ -99,7 +98,7 @@ CHIPS = {chip.name: chip for chip in (
     Chip("v5e", "TPU v5 lite", "v5e", 197e12, 16 * GIB, 0.819e12, 50e9, 2, 3.125e9, 4,
          xla_flags=_OVERLAP + _FUSE_ALL_GATHER),
     Chip("v5p", "TPU v5", "v5p", 459e12, 95 * GIB, 2.765e12, 100e9, 3, 6.25e9, 4, xla_flags=_OVERLAP + _MEGACORE),
-    Chip("v6e", "TPU v6 lite", "v6e", 918e12, 32 * GIB, 1.638e12, 100e9, 2, 12.5e9, 4, xla_flags=_OVERLAP + _TRILLIUM),
+    Chip("v6e", "TPU v6 lite", "v6e", 918e12, 32 * GIB, 1.638e12, 100e9, 2, 12.5e9, 4, xla_flags=_OVERLAP),
     Chip("tpu7x", "TPU7x", "tpu7x", 2307e12, 192 * GIB, 7.38e12, 100e9, 3, 12.5e9, 4, 2, xla_flags=_IRONWOOD),
     Chip("h100", "NVIDIA H100 80GB HBM3", "", 989.4e12, 80 * GIB, 3.35e12, 450e9, 0, 50e9, 8),
     Chip("h200", "NVIDIA H200", "", 989.4e12, 141 * GIB, 4.8e12, 450e9, 0, 50e9, 8),

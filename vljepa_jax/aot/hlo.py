@@ -64,9 +64,9 @@ class Collective:
 
   Attributes:
     op: one of `COLLECTIVES`.
-    bytes: of one chip's result (of its operand for a reduce-scatter), each time.
+    bytes: of the operand of one chip, and of the result for an all-gather, each time.
     times: a step.
-    groups: the devices that exchange with one another, as positions in the mesh: the group of device 0.
+    group: devices that exchange with device 0, as positions in the mesh.
     place: of the model it belongs to, as its op_name has it.
   """
 
@@ -115,7 +115,7 @@ class Program:
       instructions = self.computations[computation]
       for instruction in instructions.values():
         total += times * self._hbm_bytes(instruction, instructions)
-        collectives += [dataclasses.replace(c, times=c.times * times) for c in self._collectives(instruction)]
+        collectives += [dataclasses.replace(c, times=c.times * times) for c in self._collectives(instruction, instructions)]
     return Traffic(total, _merged(collectives))
 
   def trip_count(self, loop: Instruction) -> int:
@@ -190,20 +190,24 @@ class Program:
         return whole
     return min(part, whole)
 
-  def _collectives(self, instruction: Instruction) -> list[Collective]:
+  def _collectives(self, instruction: Instruction, around: dict[str, Instruction]) -> list[Collective]:
     """Those that an instruction is or, as a fusion, holds."""
     if instruction.opcode == "fusion":
-      held = self.computations[instruction.called["calls"]].values()
-      return [c for inner in held for c in self._collectives(inner)]
+      name = instruction.called["calls"]
+      held = [c for inner in self.computations[name].values() for c in self._one(inner, self.computations[name])]
+      # How TPU programs have a reduce-scatter: an all-reduce of which every chip keeps its part.
+      op = "reduce-scatter" if name.startswith("all-reduce-scatter") else None
+      return [dataclasses.replace(c, op=op or c.op, place=c.place or _op_name(instruction)) for c in held]
+    return self._one(instruction, around)
+
+  def _one(self, instruction: Instruction, around: dict[str, Instruction]) -> list[Collective]:
     op = instruction.opcode.removesuffix("-start")
     if op not in COLLECTIVES:
       return []
-    place = re.search(r'op_name="([^"]*)"', instruction.rest)
-    around = next(c for c in self.computations.values() if c.get(instruction.name) is instruction)
     operands = sum(array_bytes(around[name].shape) for name in instruction.operands if name in around)
     group = device_group(instruction.rest)
     size = operands * len(group) if op == "all-gather" else operands
-    return [Collective(op, size, 1, group, place[1] if place else "")]
+    return [Collective(op, size, 1, group, _op_name(instruction))]
 
 
 def _parse(line: str) -> Instruction | None:
@@ -219,6 +223,11 @@ def _parse(line: str) -> Instruction | None:
       found[1], shape, opcode[1], tuple(re.findall(r"%([\w.\-]+)", inside)),
       inside + " " + after[len(inside):] if opcode[1] in ("parameter", "constant") else after[len(inside):],
       line.lstrip().startswith("ROOT"))
+
+
+def _op_name(instruction: Instruction) -> str:
+  found = re.search(r'op_name="([^"]*)"', instruction.rest)
+  return found[1] if found else ""
 
 
 def _to_closing(text: str) -> str:

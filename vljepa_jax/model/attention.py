@@ -11,10 +11,11 @@ import functools
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from vljepa_jax.model.layers import axis_parts
+from vljepa_jax.model.layers import ATTENTION, axis_parts
 
 # Weights far below any real logit, but finite: a row with no key left gives a mean, not a NaN.
 MASKED_LOGIT = -1e30
@@ -82,7 +83,8 @@ def plain(
   if mask is not None:
     logits = jnp.where(mask[:, None, None], logits, MASKED_LOGIT)
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  return jnp.einsum("bgrsm,bmgh->bsgrh", weights, v).reshape(batch, length, heads, width)
+  out = jnp.einsum("bgrsm,bmgh->bsgrh", weights, v).reshape(batch, length, heads, width)
+  return checkpoint_name(out, ATTENTION)
 
 
 def _mask(
@@ -104,7 +106,8 @@ def cudnn(
   """cuDNN's fused attention, through `jax.nn.dot_product_attention`."""
   mask = _mask(q.shape[1], real, causal, window)
   mask = None if mask is None else jnp.broadcast_to(mask[:, None], (len(mask), 1, q.shape[1], q.shape[1]))
-  return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, implementation="cudnn")
+  return checkpoint_name(
+      jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, implementation="cudnn"), ATTENTION)
 
 
 def splash(
@@ -170,7 +173,8 @@ def _splash_kernel(length, heads, width, causal, window, interpret):
   sizes = kernels.BlockSizes(
       **{name: block for name in SPLASH_BLOCKS}, q_layout=layout, k_layout=layout, v_layout=layout)
   return kernels.make_splash_mha(
-      masks.MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+      masks.MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=1,
+      residual_checkpoint_name=ATTENTION, interpret=interpret)
 
 
 KERNELS = {XLA: plain, SPLASH: splash, CUDNN: cudnn}

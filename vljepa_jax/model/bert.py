@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from vljepa_jax.model import presets
 from vljepa_jax.model.attention import attention
-from vljepa_jax.model.layers import Embed, Linear, constrain, layer_norm, run_layers
+from vljepa_jax.model.layers import Embed, Linear, constrain, gelu, layer_norm, run_layers
 
 
 class BertBlock(nn.Module):
@@ -39,7 +39,7 @@ class BertBlock(nn.Module):
 
   def _mlp(self, x: jax.Array) -> jax.Array:
     c = self.config
-    hidden = nn.gelu(Linear(c.mlp_width, ("embed", "mlp"), dtype=c.dtype, name="up")(x), approximate=False)
+    hidden = gelu(Linear(c.mlp_width, ("embed", "mlp"), dtype=c.dtype, name="up")(x))
     hidden = constrain(hidden, "act_batch", "act_seq", "act_mlp")
     return Linear(c.width, ("mlp", "embed"), dtype=c.dtype, name="down")(hidden)
 

@@ -15,9 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+ATTENTION = "attention"  # checkpoint name of what attention gives
+# What the backward pass finds stored of a layer besides its input; all else it computes again.
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(ATTENTION)),
 }
 
 normal_init = nn.initializers.normal(0.02)
@@ -149,15 +154,32 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array, distance: int) -> j
   Returns:
     (B, S, K, h).
   """
-  # Heads side by side: on a TPU an axis narrower than 128 is padded, and a shift within it is a copy of its own.
+  # As a product with a signed permutation, of as many heads at a time as fill a matrix unit: on a TPU a shift within an
+  # axis is a copy of its own, in padded memory, while a product takes the rest into itself.
+  batch, length, heads, width = x.shape
+  side = _heads_side_by_side(heads, width)
+  x = constrain(x.reshape(batch, length, heads // side, side * width), "act_batch", "act_seq", "act_heads", None)
+  turned = jnp.einsum(
+      "bsgi,ij->bsgj", x, _turn(side * width, distance).astype(x.dtype), precision=jax.lax.Precision.HIGHEST,
+      preferred_element_type=jnp.float32)
+  cos, sin = jnp.tile(cos, side)[:, None], jnp.tile(sin, side)[:, None]
+  y = x.astype(jnp.float32) * cos + turned * sin
+  return y.astype(x.dtype).reshape(batch, length, heads, width)
+
+
+def _heads_side_by_side(heads: int, width: int) -> int:
+  """How many heads to take together: up to a width of 256, and no more than a device has."""
   parts = axis_parts("act_heads")
-  parts = 1 if x.shape[2] % parts else parts
-  flat = x.reshape(*x.shape[:2], parts, -1).astype(jnp.float32)
-  heads = flat.shape[-1] // cos.shape[-1]
-  cos, sin = jnp.tile(cos, heads)[:, None], jnp.tile(sin, heads)[:, None]
-  first = np.arange(flat.shape[-1]) % (2 * distance) < distance
-  turned = jnp.where(first, -jnp.roll(flat, -distance, axis=-1), jnp.roll(flat, distance, axis=-1))
-  return (flat * cos + turned * sin).astype(x.dtype).reshape(x.shape)
+  here = heads if heads % parts else heads // parts
+  return max(n for n in range(1, here + 1) if here % n == 0 and (n == 1 or n * width <= 256))
+
+
+def _turn(width: int, distance: int) -> np.ndarray:
+  """(width, width), takes (a, b) of every pair to (-b, a)."""
+  first = np.flatnonzero(np.arange(width) % (2 * distance) < distance)
+  turn = np.zeros((width, width), np.float32)
+  turn[first + distance, first], turn[first, first + distance] = -1.0, 1.0
+  return turn
 
 
 def axis_parts(name: str) -> int:
@@ -165,6 +187,12 @@ def axis_parts(name: str) -> int:
   mesh = jax.sharding.get_abstract_mesh()
   axes = None if mesh.empty else dict(nn.get_logical_axis_rules()).get(name)
   return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+
+
+def gelu(x: jax.Array) -> jax.Array:
+  """The exact GELU, in float32: written with one erf, the compiler fuses it into the product before it."""
+  x32 = x.astype(jnp.float32)
+  return (0.5 * x32 * (1.0 + jax.lax.erf(x32 * math.sqrt(0.5)))).astype(x.dtype)
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -27,8 +27,8 @@ class PredictorBlock(nn.Module):
   deterministic: bool
 
   @nn.compact
-  def __call__(self, x: jax.Array, real: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """x: (B, S, D); real: (B, S), True = real token; cos, sin: (S, h)."""
+  def __call__(self, x: jax.Array, real: jax.Array | None, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """x: (B, S, D); real: (B, S), True = real token, None where all are; cos, sin: (S, h)."""
     c = self.config
     drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
     x = constrain(x, "act_batch", "act_seq", "act_embed")
@@ -39,7 +39,7 @@ class PredictorBlock(nn.Module):
   def _linear(self, features: int, axes: tuple[str, str], name: str) -> Linear:
     return Linear(features, axes, use_bias=False, dtype=self.config.dtype, name=name)
 
-  def _attend(self, x: jax.Array, real: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+  def _attend(self, x: jax.Array, real: jax.Array | None, cos: jax.Array, sin: jax.Array) -> jax.Array:
     c = self.config
     split = lambda y, heads: y.reshape(*y.shape[:2], heads, c.head_width)  # (B, S, K, h)
     q = split(self._linear(c.num_heads * c.head_width, ("embed", "heads"), "query")(x), c.num_heads)
@@ -92,9 +92,10 @@ class Predictor(nn.Module):
         Linear(c.width, (None, "embed"), dtype=c.dtype, name="query_proj")(tokens),
     ], axis=1)  # (B, S, D), S = N + Q
     real = jnp.concatenate([jnp.ones(visual.shape[:2], bool), query_mask.astype(bool)], axis=1)
+    seen = real if query.shape[1] else None  # all tokens of a query-free sequence are real
     cos, sin = rope_tables(x.shape[1], rope_frequencies(c.head_width, c.rope_theta, c.rope_scaling))
     x = run_layers(
-        PredictorBlock, dict(config=c, deterministic=deterministic), c.num_layers, x, real, cos, sin,
+        PredictorBlock, dict(config=c, deterministic=deterministic), c.num_layers, x, seen, cos, sin,
         scan=c.scan, remat=c.remat,
     )
     pooled = masked_mean(RMSNorm(c.norm_eps, name="norm")(x), real)

@@ -39,7 +39,10 @@ class Piece:
   @property
   def again(self) -> int:
     """What remat adds where a gradient passes."""
-    return {None: 0, "dots": self.attention, "full": self.forward - self.last}[self.remat]
+    scores = self.attention // 2  # what attention gives is stored; its backward pass asks for the scores
+    return {
+        None: 0, "dots": scores, "attention": self.weights - self.last + scores, "full": self.forward - self.last,
+    }[self.remat]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vljepa_jax.model.attention import attention
-from vljepa_jax.model.layers import Linear, apply_rope, constrain, layer_norm, param_axes, run_layers
+from vljepa_jax.model.layers import Linear, apply_rope, constrain, gelu, layer_norm, param_axes, run_layers
 from vljepa_jax.model.presets import MobileNetV2Config, VJepa2Config
 
 # MobileNetV2 stages: (expansion, channels, blocks, stride of the first block).
@@ -77,7 +77,7 @@ class VJepa2Block(nn.Module):
 
     y = layer_norm(c.norm_eps, "norm2")(x).astype(c.dtype)
     y = Linear(c.mlp_width, ("embed", "mlp"), dtype=c.dtype, name="up")(y)
-    y = jax.nn.gelu(constrain(y, "act_batch", "act_seq", "act_mlp"), approximate=False)
+    y = gelu(constrain(y, "act_batch", "act_seq", "act_mlp"))
     x = x + Linear(c.width, ("mlp", "embed"), dtype=c.dtype, name="down")(y)
     return constrain(x, "act_batch", "act_seq", "act_embed")
 
