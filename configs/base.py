@@ -45,6 +45,7 @@ def get_config(variant: str = "base") -> ConfigDict:
       y_encoder=dict(preset="minilm", weights=MINILM),
       embed_width=384,
       y_head=True,
+      pooling=(1, 1, 1),
       logit_bias=False,
       y_head_init="identity",
       token_init="y_encoder",

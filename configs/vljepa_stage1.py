@@ -33,6 +33,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
       y_encoder=dict(preset="embedding_gemma_300m", weights="", **tower),
       embed_width=1536,
       y_head=True,
+      pooling=(1, 1, 1),
       logit_bias=False,
       y_head_init="normal",
       token_init="",

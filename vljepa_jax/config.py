@@ -55,6 +55,8 @@ class Model:
   """The towers, the shared width E, whether the Y-encoder gets a projection head, and the token-table source.
 
   Attributes:
+    pooling: neighbouring visual tokens, (in time, in rows, in columns), that become their mean before the predictor;
+      (1, 1, 1) keeps all.
     logit_bias: whether logits get a learned bias, as sigmoid losses need it.
     y_head_init: "normal", or "identity" where the text encoder's own width is E.
     token_init: "" for a random query-token table, "y_encoder" to copy the Y-encoder's word embeddings.
@@ -65,6 +67,7 @@ class Model:
   y_encoder: Tower
   embed_width: int
   y_head: bool
+  pooling: tuple[int, int, int]
   logit_bias: bool
   y_head_init: str
   token_init: str
@@ -347,6 +350,7 @@ def model_config(model: Model) -> VLJepaConfig:
       embed_width=model.embed_width,
       y_head=model.y_head,
       logit_bias=model.logit_bias,
+      pooling=model.pooling,
   )
 
 
@@ -357,12 +361,14 @@ def _check(config: Config) -> None:
   positive = {
       "optim.learning_rate", "optim.clip_norm", "data.frames", "data.image_size", "model.embed_width",
       "tokenizers.query.length", "tokenizers.target.length", "eval.batch_size", "loss.micro_batches",
+      *(f"model.pooling[{i}]" for i in range(3)),
       *(f"train.{field.name}" for field in dataclasses.fields(Train)),
   }
   not_negative = {
       "seed", "optim.warmup_steps", "optim.weight_decay", "data.workers", "data.feature_views",
       "data.feature_tokens", "loss.regularizer_weight", "tokenizers.query.pad_id", "tokenizers.target.pad_id",
   }
+  pooling = {f"model.pooling[{i}]": size for i, size in enumerate(config.model.pooling)}
   below_one = {"optim.b1", "optim.b2", "optim.ema"}
   shares = {"optim.final", *(f"data.augment.{field.name}" for field in dataclasses.fields(Augment))}
   rules = [
@@ -371,7 +377,7 @@ def _check(config: Config) -> None:
       (below_one, lambda x: 0 <= x < 1, "at least 0 and below 1"),
       (shares, lambda x: 0 <= x <= 1, "within 0..1"),
   ]
-  values = _flat(to_dict(config))
+  values = _flat(to_dict(config)) | pooling
   for keys, holds, words in rules:
     for key in sorted(keys):
       if not (math.isfinite(values[key]) and holds(values[key])):

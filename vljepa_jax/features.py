@@ -54,7 +54,7 @@ def cached_features(
     sources: pictures, by name.
     views: of each.
     params: of the X-encoder.
-    encoder: its config.
+    encoder: its config, and how its tokens are pooled.
     encode: (batch_size, T, H, W, 3) uint8 -> (batch_size, N, D).
     batch_size: pictures at a time.
     report: called with the number of views done and to do.

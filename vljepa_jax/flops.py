@@ -6,6 +6,7 @@ count; a multiply-add is two operations.
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 from vljepa_jax import loss as losses
@@ -41,11 +42,16 @@ class StepFlops:
     return self.model_total + sum(self.recomputed.values())
 
 
+def predictor_tokens(model: VLJepaConfig, frames: int, image_size: int) -> int:
+  """Visual tokens that reach the predictor, pooled."""
+  return visual_tokens(model.x_encoder, frames, image_size) // math.prod(model.pooling)
+
+
 def forward_flops(
     model: VLJepaConfig, frames: int, image_size: int, query_length: int, target_length: int
 ) -> dict[str, int]:
   """Forward pass of one example by tower; `query_length` is 0 without a question."""
-  visual = visual_tokens(model.x_encoder, frames, image_size)
+  visual = predictor_tokens(model, frames, image_size)
   towers = _towers(model, frames, image_size, visual, query_length, target_length)
   return {name: tower.forward for name, tower in towers.items()}
 
@@ -71,7 +77,7 @@ def step_flops(
     main = max(data.sources, key=lambda source: source.weight)
     query_length = 0 if main.view == "caption" else config.tokenizers.query.length
   cached = data.feature_views > 0
-  visual = data.feature_tokens or visual_tokens(model.x_encoder, data.frames, data.image_size)
+  visual = data.feature_tokens or predictor_tokens(model, data.frames, data.image_size)
   towers = _towers(model, data.frames, data.image_size, visual, query_length, config.tokenizers.target.length)
   forward = {name: tower.forward for name, tower in towers.items()}
   backward, again = {}, {}

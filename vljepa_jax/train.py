@@ -253,7 +253,8 @@ def make_features(
   views = features.Views(
       config.data.feature_views, make_preprocess(config), config.data.frames, changes, config.seed)
   return features.cached_features(
-      workdir / features.FOLDER, sources, views, params["x_encoder"], parts.model.config.x_encoder,
+      workdir / features.FOLDER, sources, views, params["x_encoder"],
+      (parts.model.config.x_encoder, parts.model.config.pooling),
       lambda video: encode(params, jax.device_put(video, parts.rows)),
       FEATURE_BATCH * parts.mesh.size, progress.FeatureLine())
 

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import time
 
@@ -12,7 +13,7 @@ import pytest
 
 from configs import base
 from vljepa_jax.model import presets
-from vljepa_jax.model.vljepa import VLJepa, VLJepaConfig
+from vljepa_jax.model.vljepa import VLJepa, VLJepaConfig, pool_tokens
 from vljepa_jax.sharding import AXES
 
 RULES = base.RULES
@@ -114,6 +115,34 @@ def test_sharded_forward_equals_the_plain_one(init, shape):
     run = jax.jit(lambda p, b: VLJepa(config).apply({"params": p}, b))
     out = run(jax.device_put(params, shardings), batch)
   chex.assert_trees_all_close(out, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", [(1, 2, 2), (2, 1, 1), (2, 2, 1)])
+def test_pooled_tokens_are_means_of_neighbours(pooling):
+  tokens = np.random.default_rng(0).normal(size=(2, 4 * 6 * 2, 5)).astype(np.float32)
+  pooled = pool_tokens(tokens, (4, 6, 2), pooling)
+  grid, (a, b, c) = tokens.reshape(2, 4, 6, 2, 5), pooling
+  expected = [grid[:, t:t + a, y:y + b, x:x + c].mean(axis=(1, 2, 3))
+              for t in range(0, 4, a) for y in range(0, 6, b) for x in range(0, 2, c)]
+  np.testing.assert_allclose(pooled, np.stack(expected, axis=1), atol=1e-6)
+
+
+def test_pooling_that_does_not_divide_the_tokens():
+  with pytest.raises(ValueError, match=r"pooling \(1, 4, 1\) does not divide the \(4, 6, 2\) visual tokens"):
+    pool_tokens(np.zeros((1, 48, 3)), (4, 6, 2), (1, 4, 1))
+
+
+def test_the_predictor_sees_pooled_tokens(init):
+  batch = make_batch(frames=4)
+  for x_encoder in ("vjepa2_nano", "mobilenet_v2"):
+    config = nano(x_encoder)
+    params = init(config, batch)
+    pooled = dataclasses.replace(config, pooling=(2, 1, 1))
+    encode = lambda config: VLJepa(config).apply({"params": params}, batch["video"], method=VLJepa.encode_video)
+    whole, half = encode(config), encode(pooled)
+    assert half.shape[1] == whole.shape[1] // 2
+    chex.assert_trees_all_close(half, whole.reshape(4, 2, -1, whole.shape[-1]).mean(axis=1), atol=1e-5)
+    assert forward(pooled, params, batch)[0].shape == (4, 24)
 
 
 @pytest.mark.parametrize("config", [nano("mobilenet_v2", "bert_nano"), PAPER], ids=["laptop", "paper"])

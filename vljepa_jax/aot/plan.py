@@ -104,7 +104,7 @@ def derive(config: Config, parts: Parts, name: str, slices: int, compiled: compi
       "micro_batches": config.loss.micro_batches,
       "loss": parts_lib.loss_kind(config, parts.mesh),
       "tokens": {
-          "visual": flops.visual_tokens(parts.model.config.x_encoder, config.data.frames, config.data.image_size),
+          "visual": flops.predictor_tokens(parts.model.config, config.data.frames, config.data.image_size),
           "query": compiler.query_length(config), "target": config.tokenizers.target.length},
       "memory": {
           "chip": chip.hbm_bytes, "needed": compiled.needed, "headroom": 1 - compiled.needed / chip.hbm_bytes,

@@ -103,7 +103,8 @@ def guess(config: Config, parts: Parts, changes: dict[str, Any]) -> Candidate:
   model = config_lib.model_config(config.model)
   query, target = compiler.query_length(config), config.tokenizers.target.length
   visual = flops.visual_tokens(model.x_encoder, config.data.frames, config.data.image_size)
-  lengths = {"x_encoder": visual, "predictor": visual + query, "y_encoder": target}
+  pooled = flops.predictor_tokens(model, config.data.frames, config.data.image_size)
+  lengths = {"x_encoder": visual, "predictor": pooled + query, "y_encoder": target}
   stored = widest = 0.0
   for tower, length in lengths.items():
     size = getattr(model, tower)

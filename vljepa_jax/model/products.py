@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 from vljepa_jax.model import presets
-from vljepa_jax.model.vision import MOBILENET_STEM, mobilenet_blocks, mobilenet_channels
+from vljepa_jax.model.vision import MOBILENET_STEM, mobilenet_blocks, mobilenet_channels, token_grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,8 @@ class Tower:
 
 
 def visual_tokens(x_encoder: presets.XEncoderConfig, frames: int, image_size: int) -> int:
-  """N, the tokens of a square clip; one shorter than a tubelet counts as one tubelet."""
-  if isinstance(x_encoder, presets.MobileNetV2Config):
-    return frames * math.ceil(image_size / 32) ** 2
-  return max(frames // x_encoder.tubelet_size, 1) * (image_size // x_encoder.patch_size) ** 2
+  """N, the tokens that the X-encoder makes of a square clip."""
+  return math.prod(token_grid(x_encoder, frames, image_size, image_size))
 
 
 def x_encoder(config: presets.XEncoderConfig, frames: int, image_size: int) -> Tower:

@@ -82,6 +82,13 @@ class VJepa2Block(nn.Module):
     return constrain(x, "act_batch", "act_seq", "act_embed")
 
 
+def token_grid(config: VJepa2Config | MobileNetV2Config, frames: int, height: int, width: int) -> tuple[int, int, int]:
+  """Visual tokens of a clip in time, rows and columns; a clip shorter than a tubelet counts as one."""
+  if isinstance(config, MobileNetV2Config):
+    return frames, math.ceil(height / 32), math.ceil(width / 32)
+  return max(frames // config.tubelet_size, 1), height // config.patch_size, width // config.patch_size
+
+
 def _check_vjepa2_config(c: VJepa2Config) -> None:
   if c.width % c.num_heads or c.width // c.num_heads % 2:
     raise ValueError(f"width {c.width} must split into {c.num_heads} heads of an even width")

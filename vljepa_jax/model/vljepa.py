@@ -10,7 +10,7 @@ from vljepa_jax.model import presets
 from vljepa_jax.model.layers import constrain, param_axes, unit
 from vljepa_jax.model.predictor import Predictor
 from vljepa_jax.model.text import YEncoder
-from vljepa_jax.model.vision import MobileNetV2, VJepa2
+from vljepa_jax.model.vision import MobileNetV2, VJepa2, token_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,7 +21,12 @@ SIGMOID_LOG_SCALE, SIGMOID_BIAS = 2.302585092994046, -10.0  # ln 10
 
 @dataclasses.dataclass(frozen=True)
 class VLJepaConfig:
-  """The three towers and the width E of the space they share; `logit_bias` is for sigmoid losses."""
+  """The three towers and the width E of the space they share.
+
+  Attributes:
+    pooling: neighbouring visual tokens, (in time, in rows, in columns), that become their mean before the predictor.
+    logit_bias: for sigmoid losses.
+  """
 
   x_encoder: presets.XEncoderConfig
   predictor: presets.PredictorConfig
@@ -29,6 +34,7 @@ class VLJepaConfig:
   embed_width: int = 1536
   y_head: bool = True
   logit_bias: bool = False
+  pooling: tuple[int, int, int] = (1, 1, 1)
 
 
 class VLJepa(nn.Module):
@@ -48,10 +54,11 @@ class VLJepa(nn.Module):
       self.logit_bias = number("logit_bias", SIGMOID_BIAS)
 
   def encode_video(self, video: jax.Array) -> jax.Array:
-    """Visual tokens (B, N, D) of frames (B, T, H, W, 3), uint8; ImageNet mean and std."""
+    """Visual tokens (B, N, D) of frames (B, T, H, W, 3), uint8, pooled as the config says; ImageNet mean and std."""
     frames = video.astype(jnp.float32) / 255.0
     frames = (frames - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
-    return self.x_encoder(constrain(frames, "act_batch", None, None, None, None))
+    tokens = self.x_encoder(constrain(frames, "act_batch", None, None, None, None))
+    return pool_tokens(tokens, token_grid(self.config.x_encoder, *video.shape[1:4]), self.config.pooling)
 
   def predict(
       self, visual: jax.Array, query: jax.Array, query_mask: jax.Array, deterministic: bool = True
@@ -89,3 +96,24 @@ class VLJepa(nn.Module):
     pred = self.predict(visual, batch["query"], batch["query_mask"], deterministic)
     target = self.encode_text(batch["target"], batch["target_mask"], deterministic)
     return constrain(pred, "act_batch", "act_joint"), constrain(target, "act_batch", "act_joint")
+
+
+def pool_tokens(tokens: jax.Array, grid: tuple[int, int, int], pooling: tuple[int, int, int]) -> jax.Array:
+  """Means of blocks of neighbouring tokens.
+
+  Args:
+    tokens: (B, N, D), in time, row, column order.
+    grid: tokens in time, rows and columns; their product is N.
+    pooling: size of a block along each; ValueError if it does not divide the grid.
+
+  Returns:
+    (B, N / size of a block, D).
+  """
+  if pooling == (1, 1, 1):
+    return tokens
+  if any(size % unit for size, unit in zip(grid, pooling)):
+    raise ValueError(f"pooling {pooling} does not divide the {grid} visual tokens in time, rows and columns")
+  (t, h, w), (a, b, c) = grid, pooling
+  blocks = tokens.reshape(tokens.shape[0], t // a, a, h // b, b, w // c, c, tokens.shape[-1])
+  pooled = jnp.mean(blocks, axis=(2, 4, 6), dtype=jnp.float32).astype(tokens.dtype)
+  return constrain(pooled.reshape(tokens.shape[0], -1, tokens.shape[-1]), "act_batch", "act_seq", "act_embed")
