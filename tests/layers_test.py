@@ -15,7 +15,7 @@ LAYERS = {
     5: ("main", "evaluate", "predict", "convert", "cli"),
     4: ("train", "start", "evaluation", "api", "progress", "run_log", "interrupt", "report", "report_style", "curves"),
     3: ("parts", "step", "optim", "sharding", "checkpoint", "features", "weights."),
-    2: ("loss", "streamed", "metrics", "tasks.", "data.pipeline"),
+    2: ("hosts", "loss", "streamed", "metrics", "tasks.", "data.pipeline"),
     1: ("model.", "data."),
     0: ("errors", "model.presets"),
 }
