@@ -97,3 +97,51 @@ def test_batch_must_divide_the_mesh():
   sharding.check_batch_size(12, 1, mesh(2, 2, 2), RULES)
   with pytest.raises(UserError, match="batch_size 12 must be a multiple of 8, the devices .*; 8 or 16 would do"):
     sharding.check_batch_size(12, 1, mesh(4, 2), RULES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  process_index: int
+  number: int
+
+
+class Dealt:
+  """Stands in for a sharding of rows over devices of several processes, given the rows of each."""
+
+  def __init__(self, *held):
+    self._rows = {Device(process, i): (slice(row, row + 1),)
+                  for process, rows in enumerate(held) for i, row in enumerate(rows)}
+    self.num_devices = len(self._rows)
+
+  def devices_indices_map(self, shape):
+    assert shape == (self.num_devices,)
+    return self._rows
+
+
+@pytest.mark.parametrize("held, shares", [
+    (([0, 1, 2, 3],), [(0, 1)]),
+    (([0, 1], [2, 3]), [(0, 2), (1, 2)]),
+    (([2, 3], [0, 1]), [(1, 2), (0, 2)]),
+    (([0, 1, 4, 5], [2, 3, 6, 7]), [(0, 2), (1, 2)]),  # hosts of a torus
+    (([0, 1], [0, 1], [2, 3], [2, 3]), [(0, 2), (0, 2), (1, 2), (1, 2)]),  # the tensor axis crosses hosts
+    (([0, 1], [0, 1]), [(0, 1), (0, 1)]),
+])
+def test_every_process_loads_the_rows_that_it_holds(monkeypatch, held, shares):
+  for process, share in enumerate(shares):
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    assert sharding.process_share(Dealt(*held)) == share
+
+
+@pytest.mark.parametrize("held", [([0, 1], [1, 2]), ([0, 1, 2], [3])])
+def test_rows_that_processes_share_in_part_are_refused(held):
+  with pytest.raises(UserError, match="config.mesh deals the rows of a batch out to the hosts unevenly"):
+    sharding.process_share(Dealt(*held))
+
+
+def test_what_all_processes_have_is_put_and_fetched_whole():
+  whole = np.arange(24.0, dtype=np.float32).reshape(8, 3)
+  placed = jax.sharding.NamedSharding(mesh(4, 2), P(("data", "fsdp")))
+  with jax.transfer_guard("disallow"):
+    x = sharding.put_same(whole, placed)
+    np.testing.assert_array_equal(sharding.to_host(x), whole)
+  assert x.sharding == placed

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import tiny, tiny_model
-from vljepa_jax import checkpoint, config, evaluation, run_log, train
+from vljepa_jax import checkpoint, config, evaluation, hosts, run_log, train
 from vljepa_jax.errors import UserError
 
 RECIPE = {"train.log_every": 1, "train.checkpoint_every": 4, "train.eval_every": 5}
@@ -200,3 +200,11 @@ def test_cached_features_train_and_are_used_again(tmp_path, monkeypatch):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   with pytest.raises(UserError, match="the loss is nan at step"):
     train.run(tiny.recipe(**RECIPE, **{"optim.learning_rate": 1e30, "optim.warmup_steps": 0}), tmp_path)
+
+
+def test_a_workdir_that_is_not_shared_is_an_error(tmp_path, monkeypatch):
+  monkeypatch.setattr(hosts, "PATIENCE", 0)
+  with pytest.raises(UserError, match="does not hold the config that process 0 has written there; all processes need"):
+    train.check_shared(tiny.recipe(**RECIPE), tmp_path)
+  train.prepare_workdir(tiny.recipe(**RECIPE), tmp_path)
+  train.check_shared(tiny.recipe(**RECIPE), tmp_path)

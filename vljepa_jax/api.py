@@ -238,7 +238,7 @@ class Model:
     if self._mesh is None:
       return jax.device_put(rows)
     split = len(rows) % self._mesh.size == 0
-    return jax.device_put(rows, NamedSharding(self._mesh, P(self._mesh.axis_names if split else None)))
+    return sharding.put_same(rows, NamedSharding(self._mesh, P(self._mesh.axis_names if split else None)))
 
   def _fetch(self, rows: jax.Array) -> np.ndarray:
     if self._mesh is not None:  # gathers what other hosts hold

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from vljepa_jax import hosts
 from vljepa_jax.errors import UserError, one_line
 from vljepa_jax.step import TrainState, averaged_params
 
@@ -55,6 +56,11 @@ class Checkpoints:
     """Step of the newest complete checkpoint."""
     return latest_step(self._folder)
 
+  def agreed_step(self) -> int | None:
+    """`latest_step` as process 0 sees it; all processes have to ask together."""
+    step = hosts.from_first(-1 if self.latest_step is None else self.latest_step)
+    return None if step < 0 else step
+
   def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
     """Starts to save; returns once the arrays are copied, so that `state` may be donated afterwards.
 
@@ -79,10 +85,11 @@ class Checkpoints:
     Returns:
       The state, and the state of the input iterator.
     """
-    path = self._folder / str(self.latest_step)
+    step = self.agreed_step()
+    path = self._folder / str(step)
     with _explained(path):
       _check_same_leaves(path, _leaves(_saved_state(path)), _leaves(state))
-      loaded = self._checkpointer.load_checkpointables(self.latest_step, {"state": state, "data": None})
+      loaded = self._checkpointer.load_checkpointables(step, {"state": state, "data": None})
     return loaded["state"], loaded["data"]
 
   @contextlib.contextmanager
@@ -113,13 +120,13 @@ def load_params(path: pathlib.Path, shapes: Any) -> Any:
 
   Args:
     path: a workdir, its `checkpoints` folder, or one checkpoint in it.
-    shapes: unboxed parameter tree of ShapeDtypeStructs; without shardings all goes to the first device.
+    shapes: unboxed parameter tree of ShapeDtypeStructs; without shardings all goes to this process's first device.
 
   Raises:
     UserError: there is no checkpoint, or its parameters differ in a name, shape or type, which the message names.
   """
   path = find_checkpoint(path)
-  whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   shapes = jax.tree.map(
       lambda x: x if getattr(x, "sharding", None) else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
   context = ocp.Context()

@@ -298,8 +298,18 @@ def to_dict(config: Config) -> dict[str, Any]:
 def write(config: Config, workdir: pathlib.Path) -> None:
   """Stores the config in a workdir, as `config.json`; whole or not at all."""
   partial = workdir / f"{FILE}.partial"
-  partial.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+  partial.write_text(_text(config), encoding="utf-8")
   partial.replace(workdir / FILE)
+
+
+def is_written(config: Config, workdir: pathlib.Path) -> bool:
+  """Whether a workdir holds this very config, as `write` stores it."""
+  path = workdir / FILE
+  return path.is_file() and path.read_text(encoding="utf-8") == _text(config)
+
+
+def _text(config: Config) -> str:
+  return json.dumps(to_dict(config), indent=2) + "\n"
 
 
 def read(workdir: pathlib.Path) -> Config:

@@ -8,6 +8,10 @@ class UserError(ValueError):
   """A wrong input, path or setting: one sentence that names the thing and the fix."""
 
 
+class SharedError(UserError):
+  """A UserError that every process of the run raises at the same point, so that all can leave in an orderly way."""
+
+
 # What code that reads the user's input raises when the input is at fault. Elsewhere these are bugs.
 INPUT_ERRORS = (ValueError, ImportError, OSError)
 

@@ -1,16 +1,19 @@
 """Repeats the evaluation of a trained model: python -m vljepa_jax.evaluate --workdir=runs/base
 
 Prints the table and writes `results.json` and `report.html` in the workdir; what the earlier `results.json` says of the
-training itself is kept.
+training itself is kept. On several hosts each evaluates on a device of its own, and the first one writes.
 """
 
 import pathlib
 
 from absl import flags
 
-from vljepa_jax import accelerator, api, cli, evaluation, report
+import jax
+
+from vljepa_jax import accelerator, api, cli, evaluation, hosts, report
 from vljepa_jax import config as config_lib
 from vljepa_jax.errors import INPUT_ERRORS, as_user_error
+from vljepa_jax.progress import say
 from vljepa_jax.run_log import read_metrics
 
 KEPT = ("params", "train")  # parts of the results that only the training knows
@@ -29,18 +32,20 @@ def run(workdir: pathlib.Path) -> dict[str, object]:
   before = earlier["paraphrase"]["before"] if "before" in earlier.get("paraphrase", {}) else None
   results, details = evaluation.evaluate(model, held_out, paraphrase_before=before)
   results |= {part: earlier[part] for part in KEPT if part in earlier}
-  with as_user_error(OSError):
-    evaluation.write_results(workdir, results)
-    if model.config.eval.report:
-      config = config_lib.to_dict(model.config)
-      report.write_report(workdir, results, details, read_metrics(workdir), config)
+  with hosts.together(), as_user_error(OSError):
+    if jax.process_index() == 0:
+      evaluation.write_results(workdir, results)
+      if model.config.eval.report:
+        config = config_lib.to_dict(model.config)
+        report.write_report(workdir, results, details, read_metrics(workdir), config)
   return results
 
 
 def main() -> None:
   """The command: evaluates and prints the table."""
-  accelerator.use_compilation_cache()
-  print(evaluation.table(run(pathlib.Path(flags.FLAGS.workdir))))
+  with hosts.joined():
+    accelerator.use_compilation_cache()
+    say(evaluation.table(run(pathlib.Path(flags.FLAGS.workdir))))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ import pathlib
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
+from vljepa_jax import hosts
 from vljepa_jax.data.augment import Augment, view
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import Source
+from vljepa_jax.errors import UserError
+from vljepa_jax.sharding import to_host
 
 FOLDER = "features"
 
@@ -70,12 +72,19 @@ def cached_features(
   if jax.process_index() == 0:
     _remove_others(folder, paths.values())
   for name, path in paths.items():
-    if not path.exists():
+    if not hosts.from_first(path.exists()):
       rows = _encoded(sources[name], views, encode, batch_size, report)
       _write(path, rows, (len(sources[name]), views.count))
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("feature cache is written")
+  with hosts.together():
+    check_seen_by_all(paths.values())
   return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+
+
+def check_seen_by_all(paths: Collection[pathlib.Path]) -> None:
+  """UserError on a process that does not see a file that process 0 has written."""
+  for path in paths:
+    if not hosts.comes_true(path.exists):
+      raise UserError(f"{path} of process 0 is not seen: the workdir must be on a file system that all hosts share")
 
 
 def hash_params(params: Any) -> str:
@@ -83,7 +92,7 @@ def hash_params(params: Any) -> str:
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
     digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    digest.update(np.ascontiguousarray(to_host(leaf)).tobytes())
   return digest.hexdigest()
 
 

@@ -25,7 +25,8 @@ class StepFlops:
 
   Attributes:
     model: (forward, backward) of "x_encoder", "predictor", "y_encoder" and "loss": what the mathematics asks for.
-    recomputed: of the same, what remat, GradCache and the streamed losses do a second time.
+    recomputed: of the same, what remat, GradCache and the streamed losses do a second time, and products that this
+      program takes to rotate queries and keys.
   """
 
   model: dict[str, tuple[int, int]]
@@ -85,8 +86,9 @@ def step_flops(
   for name, tower in towers.items():
     reaches = (learns.get(X, False), False) if name == PREDICTOR else (False,)
     backward[name], again[name], learns[name] = _backward(tower, frozen[name], reaches)
+    again[name] += tower.rotary
   if config.loss.micro_batches > 1:
-    again = {name: again[name] + forward[name] for name in towers}
+    again = {name: again[name] + forward[name] + tower.rotary for name, tower in towers.items()}
   if cached:
     forward[X] = backward[X] = again[X] = 0
   batch = config.train.batch_size
@@ -121,7 +123,7 @@ def _backward(tower: Tower, frozen: Any, reaches: tuple[bool, ...]) -> tuple[int
       trained = _is_trained(frozen, piece.path)
       if trained or below:
         total += 2 * piece.attention + piece.weights * (1 + trained) - (0 if below else piece.first)
-        again += piece.again
+        again += piece.again + piece.rotary
       below = below or trained
     return below
 

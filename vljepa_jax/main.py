@@ -19,11 +19,12 @@ def main() -> None:
   """The command: reads the recipe and runs it."""
   recipe = cli.read_recipe(_CONFIG.value)
   from vljepa_jax import config as config_lib
-  from vljepa_jax import train
+  from vljepa_jax import hosts, train
 
   config = config_lib.parse(recipe)
-  accelerator.use_compilation_cache()
-  train.run(config, pathlib.Path(_WORKDIR.value or f"runs/{config.name}"))
+  with hosts.joined():
+    accelerator.use_compilation_cache()
+    train.run(config, pathlib.Path(_WORKDIR.value or f"runs/{config.name}"))
 
 
 if __name__ == "__main__":

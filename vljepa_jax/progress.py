@@ -60,6 +60,7 @@ def print_plan(
   rows.append(("evaluation", config.eval.split, f"{held_out:,} pictures of {config.eval.dataset}, held out"))
   devices = mesh.devices.flat[0]
   shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+  shape += f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
   rows.append(("devices", f"{mesh.size}", f"{devices.device_kind} ({devices.platform}), mesh {shape}"))
   parts = f" in {config.loss.micro_batches} parts" if config.loss.micro_batches > 1 else ""
   rows.append(("training", f"{config.train.steps:,} steps", f"of {config.train.batch_size:,} pictures{parts}"))

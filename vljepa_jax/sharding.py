@@ -158,6 +158,43 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
+def process_share(rows: NamedSharding) -> tuple[int, int]:
+  """Which of how many equal parts of a global batch this process loads; several may load the same one.
+
+  Parts are numbered by their first row: where a process holds neighbouring rows, part i is the i-th piece of the batch.
+
+  Args:
+    rows: sharding of batches.
+
+  Raises:
+    UserError: processes share some of their rows, but not all.
+  """
+  held = {}
+  for device, (index, *_) in rows.devices_indices_map((rows.num_devices,)).items():
+    held.setdefault(device.process_index, set()).add(index.indices(rows.num_devices)[:2])
+  shares = sorted({tuple(sorted(spans)) for spans in held.values()})
+  spans = [span for share in shares for span in share]
+  if len(set(spans)) != len(spans) or len({len(share) for share in shares}) > 1:
+    raise UserError(
+        "config.mesh deals the rows of a batch out to the hosts unevenly: the data and fsdp axes together must cut it "
+        "into a multiple or a divisor of the number of hosts")
+  return shares.index(tuple(sorted(held[jax.process_index()]))), len(shares)
+
+
+def put_same(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+  """A global array from the whole of it, which every process has; unlike `jax.device_put` it does not compare them."""
+  with jax.transfer_guard_host_to_device("allow"):  # see `put_batch`
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def to_host(x: jax.Array | np.ndarray) -> np.ndarray:
+  """The whole array, whichever processes hold it; all of them have to ask for it together."""
+  if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+    x = jax.device_put(x, replicated(x.sharding.mesh))
+  return jax.device_get(x)
+
+
 def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-  """Global arrays from the rows that this process holds."""
-  return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+  """Global arrays from the rows that this process loads, see `process_share`."""
+  with jax.transfer_guard_host_to_device("allow"):  # of several processes, JAX does not see that it is explicit
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

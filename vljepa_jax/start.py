@@ -25,9 +25,10 @@ def start(
   # 2. config.init_from, the parameters of another run;
   # 3. the pretrained weights that the config names for its tower, or what follows from them (heads, token table);
   # 4. the seed.
-  if checkpoints.latest_step is not None:
+  latest = checkpoints.agreed_step()
+  if latest is not None:
     state, data = checkpoints.restore(parts.state)
-    return state, data, f"going on after step {checkpoints.latest_step}"
+    return state, data, f"going on after step {latest}"
   if config.init_from:
     path = checkpoint.find_checkpoint(pathlib.Path(config.init_from))
     params = checkpoint.load_params(path, sharding.with_shardings(parts.shapes, parts.shardings.params))
@@ -58,7 +59,7 @@ def pretrained_params(config: Config, parts: Parts) -> tuple[Any, frozenset[tupl
         flat = traverse_util.flatten_dict(loaded)
         del loaded
         for path in list(flat):
-          leaves[name, *path] = jax.device_put(flat.pop(path), placed[name, *path])
+          leaves[name, *path] = sharding.put_same(flat.pop(path), placed[name, *path])
     seeded = _seeded(config.seed, parts, leaves.keys())
     leaves |= seeded
     params = traverse_util.unflatten_dict({path: leaves[path] for path in placed})

@@ -13,14 +13,14 @@ import jax
 import numpy as np
 
 from vljepa_jax import config as config_lib
-from vljepa_jax import evaluation, features, progress, report, run_log, sharding, start, step
+from vljepa_jax import evaluation, features, hosts, progress, report, run_log, sharding, start, step
 from vljepa_jax.api import Model, make_preprocess, make_text_input
 from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
 from vljepa_jax.config import Config
 from vljepa_jax.data import augment, pipeline
 from vljepa_jax.data.sources import Source, open_source
-from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
-from vljepa_jax.interrupt import stop_on_signals
+from vljepa_jax.errors import INPUT_ERRORS, SharedError, UserError, as_user_error
+from vljepa_jax.interrupt import Vote, stop_on_signals
 from vljepa_jax.model.vljepa import VLJepa
 from vljepa_jax.parts import Parts, loss_kind, make_parts, make_step
 from vljepa_jax.profiling import Profiler
@@ -40,14 +40,17 @@ def run(config: Config, workdir: pathlib.Path) -> None:
   Raises:
     UserError: something that the caller can put right.
   """
-  with as_user_error(*INPUT_ERRORS):
+  with hosts.together(), as_user_error(*INPUT_ERRORS):
     if config.init_from:
       config = config_lib.with_tokenizers(config, config_lib.own_tokenizers(pathlib.Path(config.init_from)))
     parts = make_parts(config)
     prepare_workdir(config, workdir)
-    if is_finished(config, workdir):
-      say(f"{workdir} is finished after {config.train.steps:,} steps")
-      return finish(workdir, evaluation.read_results(workdir))
+  with hosts.together():
+    check_shared(config, workdir)
+  if hosts.from_first(is_finished(config, workdir)):
+    say(f"{workdir} is finished after {config.train.steps:,} steps")
+    return finish(workdir, evaluation.read_results(workdir))
+  with hosts.together(), as_user_error(*INPUT_ERRORS):
     sources = {s.dataset: open_source(s.dataset, "train") for s in config.data.sources}
     held_out = evaluation.open_held_out(config)
   progress.print_plan(
@@ -87,11 +90,12 @@ def train(
     config: Config, parts: Parts, state: step.TrainState, iterator: grain.experimental.ElasticIterator,
     checkpoints: Checkpoints, evaluator: "Evaluator", log: run_log.RunLog, clock: progress.Clock,
 ) -> step.TrainState:
-  """The loop; returns early, with a checkpoint, when a signal asks it to."""
+  """The loop; returns early, with a checkpoint, when a signal asks one of the processes to."""
   steps, every = config.train.steps, config.train
   step_fn = make_step(config, parts)
   main_stream = max(config.data.sources, key=lambda source: source.weight).name
   writer = LateWriter(config, log, clock, Throughput(config, parts))
+  vote = Vote(parts.mesh)
   clock.resume()
   with (
       stop_on_signals() as stop,
@@ -115,7 +119,7 @@ def train(
         clock.tick(done)
         log.write(done, evaluator.while_training(done, state) | {"seconds": clock.seconds})
         clock.resume()
-      ending = done == steps or stop.requested
+      ending = vote.is_to_stop(stop.requested) or done == steps
       if ending or done % every.checkpoint_every == 0:
         # The iterator has just given the batch of this step: its position belongs to this state.
         checkpoints.save(done, state, iterator.get_state())
@@ -146,7 +150,7 @@ class LateWriter:
     (done, stream, metrics, step_flops), self._waiting = self._waiting, None
     numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not np.isfinite(numbers["loss"]):
-      raise UserError(
+      raise SharedError(  # it is the loss of the global batch, the same everywhere
           f"the loss is {numbers['loss']} at step {done}; lower config.optim.learning_rate, and see metrics.jsonl")
     self._clock.tick(done)
     steps_per_second = self._clock.lap()
@@ -195,16 +199,25 @@ class Evaluator:
 
 
 def prepare_workdir(config: Config, workdir: pathlib.Path) -> None:
-  """Makes the workdir and writes config and versions into it; UserError if it is another run's or not writable."""
+  """Process 0 makes the workdir and writes config and versions; UserError if it is another run's or not writable."""
+  if jax.process_index() != 0:
+    return
   if latest_step(workdir / FOLDER) is not None:
     config_lib.check_same_run(config_lib.read(workdir), config, workdir)
-  if jax.process_index() == 0:
-    try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      config_lib.write(config, workdir)
-      run_log.write_versions(workdir)
-    except OSError as error:
-      raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}; give another folder") from error
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.write(config, workdir)
+    run_log.write_versions(workdir)
+  except OSError as error:
+    raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}; give another folder") from error
+
+
+def check_shared(config: Config, workdir: pathlib.Path) -> None:
+  """UserError on a process that does not see in the workdir what process 0 has written there."""
+  if not hosts.comes_true(lambda: config_lib.is_written(config, workdir)):
+    raise UserError(
+        f"--workdir={workdir} does not hold the config that process 0 has written there; all processes need the same "
+        "folder, on a file system that they share, and the same --config")
 
 
 def is_finished(config: Config, workdir: pathlib.Path) -> bool:
@@ -223,6 +236,7 @@ def make_iterator(
   query = make_text_input(config.tokenizers.query, parts.model.config.predictor.vocab_size)
   target = make_text_input(config.tokenizers.target, parts.model.config.y_encoder.vocab_size)
   tokens = make_features(config, parts, params, sources, workdir, changes) if data.feature_views else {}
+  share, shares = sharding.process_share(parts.rows)
   return pipeline.make_train_iterator(
       [pipeline.Stream(s.name, sources[s.dataset], s.view, s.weight, tokens.get(s.dataset), data.feature_tokens)
        for s in data.sources],
@@ -234,8 +248,8 @@ def make_iterator(
       preprocess=make_preprocess(config),
       frames=data.frames,
       held_out={record.caption for record in held_out.records},
-      shard_index=jax.process_index(),
-      shard_count=jax.process_count(),
+      shard_index=share,
+      shard_count=shares,
       workers=data.workers,
   )
 
@@ -255,7 +269,7 @@ def make_features(
   return features.cached_features(
       workdir / features.FOLDER, sources, views, params["x_encoder"],
       (parts.model.config.x_encoder, parts.model.config.pooling),
-      lambda video: encode(params, jax.device_put(video, parts.rows)),
+      lambda video: encode(params, sharding.put_same(video, parts.rows)),
       FEATURE_BATCH * parts.mesh.size, progress.FeatureLine())
 
 
@@ -272,10 +286,11 @@ def conclude(
   results["params"] = progress.trained_and_frozen(parts.shapes, parts.labels)
   results["train"] = {
       "seconds": clock.seconds, "samples": samples, "samples_per_second": samples / max(clock.seconds, 1e-9)}
-  if jax.process_index() == 0:
-    evaluation.write_results(workdir, results)
-    if config.eval.report:
-      report.write_report(workdir, results, details, log.records, config_lib.to_dict(config))
+  with hosts.together(), as_user_error(OSError):
+    if jax.process_index() == 0:
+      evaluation.write_results(workdir, results)
+      if config.eval.report:
+        report.write_report(workdir, results, details, log.records, config_lib.to_dict(config))
   say(f"trained {samples:,} samples in {progress.duration(clock.seconds)}, "
       f"evaluated in {progress.duration(time.monotonic() - began)}")
   finish(workdir, results)

@@ -104,7 +104,7 @@ def make_train_iterator(
     order = np.random.SeedSequence((seed, number)).generate_state(1)[0]
     examples = _Examples(number, stream, questions, query, target, augment, preprocess, frames, held_out)
     parts.append(grain.MapDataset.source(usable).seed(int(order)).shuffle().repeat(None).random_map(examples))
-  turns = Turns([stream.weight for stream in streams], global_batch)
+  turns = Turns([stream.weight for stream in streams], global_batch, shard_count)
   for stream, batches in zip(streams, turns.batches, strict=True):
     if not batches:
       raise ValueError(
@@ -126,14 +126,17 @@ class Turns:
 
   Grain's selection map: index in the mixture -> (number of the stream, index in the stream).
 
+  Host i of n gets the elements i, i + n, ... of the mixture. They are numbered such that these are the i-th of n pieces
+  of the batch: rows then come in one order, and meet the same dropout, on any number of hosts.
+
   Attributes:
     batches: of each stream in a period.
   """
 
   PERIOD = 1000  # batches, after which the turns repeat
 
-  def __init__(self, weights: Sequence[float], batch_size: int):
-    self._size = batch_size
+  def __init__(self, weights: Sequence[float], batch_size: int, hosts: int = 1):
+    self._size, self._hosts = batch_size, hosts
     share, credit = np.array(weights) / np.sum(weights), np.zeros(len(weights))
     self._stream, self._before, self.batches = [], [], [0] * len(weights)
     for _ in range(self.PERIOD):
@@ -148,7 +151,8 @@ class Turns:
     return sys.maxsize
 
   def __getitem__(self, index: int) -> tuple[int, int]:
-    batch, row = divmod(index, self._size)
+    batch, element = divmod(index, self._size)
+    row = element % self._hosts * (self._size // self._hosts) + element // self._hosts
     period, turn = divmod(batch, self.PERIOD)
     stream = self._stream[turn]
     return stream, (period * self.batches[stream] + self._before[turn]) * self._size + row

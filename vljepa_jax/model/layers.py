@@ -157,7 +157,7 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array, distance: int) -> j
   # As a product with a signed permutation, of as many heads at a time as fill a matrix unit: on a TPU a shift within an
   # axis is a copy of its own, in padded memory, while a product takes the rest into itself.
   batch, length, heads, width = x.shape
-  side = _heads_side_by_side(heads, width)
+  side = heads_side_by_side(heads, width)
   x = constrain(x.reshape(batch, length, heads // side, side * width), "act_batch", "act_seq", "act_heads", None)
   turned = jnp.einsum(
       "bsgi,ij->bsgj", x, _turn(side * width, distance).astype(x.dtype), precision=jax.lax.Precision.HIGHEST,
@@ -167,7 +167,7 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array, distance: int) -> j
   return y.astype(x.dtype).reshape(batch, length, heads, width)
 
 
-def _heads_side_by_side(heads: int, width: int) -> int:
+def heads_side_by_side(heads: int, width: int) -> int:
   """How many heads to take together: up to a width of 256, and no more than a device has."""
   parts = axis_parts("act_heads")
   here = heads if heads % parts else heads // parts

@@ -8,6 +8,7 @@ import dataclasses
 import math
 
 from vljepa_jax.model import presets
+from vljepa_jax.model.layers import heads_side_by_side
 from vljepa_jax.model.vision import MOBILENET_STEM, mobilenet_blocks, mobilenet_channels, token_grid
 
 
@@ -19,6 +20,7 @@ class Piece:
     path: of its parameters below the tower's.
     weights: operations of products with weights, forward.
     attention: operations of products of activations, forward.
+    rotary: operations of the products that rotate queries and keys, forward: how this program does it, not the model's.
     first: of `weights`, what reads the input of the piece as it is; their gradient of the input is not needed where
       nothing below learns. Behind a norm that learns, it always is.
     last: of `weights`, what gives an output that no gradient needs; it is not computed again under "full" remat.
@@ -28,6 +30,7 @@ class Piece:
   path: tuple[str, ...]
   weights: int = 0
   attention: int = 0
+  rotary: int = 0
   first: int = 0
   last: int = 0
   remat: str | None = None
@@ -40,9 +43,8 @@ class Piece:
   def again(self) -> int:
     """What remat adds where a gradient passes."""
     scores = self.attention // 2  # what attention gives is stored; its backward pass asks for the scores
-    return {
-        None: 0, "dots": scores, "attention": self.weights - self.last + scores, "full": self.forward - self.last,
-    }[self.remat]
+    layer = self.weights - self.last + self.rotary
+    return {None: 0, "dots": scores, "attention": layer + scores, "full": layer + self.attention}[self.remat]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,15 @@ class Tower:
 
   @property
   def forward(self) -> int:
-    return sum(piece.forward for branch in (*self.branches, self.trunk) for piece in branch)
+    return sum(piece.forward for piece in self._pieces)
+
+  @property
+  def rotary(self) -> int:
+    return sum(piece.rotary for piece in self._pieces)
+
+  @property
+  def _pieces(self) -> tuple[Piece, ...]:
+    return sum(self.branches, self.trunk)
 
 
 def visual_tokens(x_encoder: presets.XEncoderConfig, frames: int, image_size: int) -> int:
@@ -70,7 +80,8 @@ def x_encoder(config: presets.XEncoderConfig, frames: int, image_size: int) -> T
   embed = _product(tokens, config.tubelet_size * config.patch_size**2 * 3, width)
   layer = Piece(
       _layer(config, 0), 4 * _product(tokens, width, width) + 2 * _product(tokens, width, config.mlp_width),
-      _attention(tokens, width), last=_product(tokens, config.mlp_width, width), remat=config.remat)
+      _attention(tokens, width), _rotary(tokens, config.num_heads, config.num_heads, width // config.num_heads),
+      last=_product(tokens, config.mlp_width, width), remat=config.remat)
   return Tower(((),), (Piece(("patch_embed",), embed, first=embed), *_layers(config, layer)))
 
 
@@ -111,6 +122,12 @@ def _product(rows: int, inputs: int, outputs: int) -> int:
   return 2 * rows * inputs * outputs
 
 
+def _rotary(length: int, heads: int, groups: int, head_width: int) -> int:
+  """Queries and keys times a signed permutation, see `layers.apply_rope`."""
+  wide = lambda count: _product(length, count * head_width, heads_side_by_side(count, head_width) * head_width)
+  return wide(heads) + wide(groups)
+
+
 def _attention(length: int, width: int) -> int:
   """Scores and their sums of values; `width` is that of all heads."""
   return 2 * _product(length, width, length)
@@ -121,7 +138,8 @@ def _llama(config: presets.PredictorConfig | presets.EmbeddingGemmaConfig, lengt
   heads, groups = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
   per_row = 2 * config.width * (heads + groups) + 3 * config.width * config.mlp_width
   return Piece(
-      _layer(config, 0), _product(length, per_row, 1), _attention(length, heads), last=last, remat=config.remat)
+      _layer(config, 0), _product(length, per_row, 1), _attention(length, heads),
+      _rotary(length, config.num_heads, config.num_kv_heads, config.head_width), last=last, remat=config.remat)
 
 
 def _layer(config: presets.XEncoderConfig | presets.YEncoderConfig | presets.PredictorConfig, i: int) -> tuple[str]:
