@@ -153,9 +153,9 @@ class Program:
     if instruction.opcode == "dynamic-update-slice":
       return 2 * hbm_bytes(shapes[1])
     if instruction.opcode in ("dynamic-slice", "gather", "slice"):
-      return 2 * hbm_bytes(instruction.shape)
-    if instruction.opcode.endswith("-start"):  # its shape holds operands and results
-      return sum(map(hbm_bytes, shapes)) * 2
+      return hbm_bytes(instruction.shape) + (hbm_bytes(instruction.shape, True) if hbm_bytes(shapes[0]) else 0)
+    if instruction.opcode == "copy-start":  # its shape holds both ends, each where it lies
+      return hbm_bytes(instruction.shape)
     return hbm_bytes(instruction.shape) + sum(map(hbm_bytes, shapes))
 
   def _fusion_bytes(self, fusion: Instruction, shapes: list[str]) -> int:

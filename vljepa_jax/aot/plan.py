@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import json
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -16,6 +17,7 @@ from vljepa_jax import flops
 from vljepa_jax import parts as parts_lib
 from vljepa_jax import sharding
 from vljepa_jax.aot import compiler, roofline, topology
+from vljepa_jax.chips import FLAGS_VARIABLE
 from vljepa_jax.config import Config
 from vljepa_jax.errors import UserError
 from vljepa_jax.parts import Parts
@@ -35,7 +37,7 @@ class Plan:
     slices: how many.
     compiled: what the compiler said; the only part that takes minutes.
     derived: worked out from the recipe and `compiled`.
-    versions: of what compiled it.
+    versions: of what compiled it, and the compiler's flags.
   """
 
   recipe: str
@@ -84,6 +86,7 @@ def make_plan(recipe: str, config: Config, changes: Mapping[str, Any], name: str
   parts = compiler.make_parts(config, name, slices)
   compiled = compiler.compile_step(config, parts)
   versions = {package: importlib.metadata.version(package) for package in VERSIONS}
+  versions[FLAGS_VARIABLE] = os.environ[FLAGS_VARIABLE]
   return Plan(recipe, dict(changes), name, slices, compiled, derive(config, parts, name, slices, compiled), versions)
 
 

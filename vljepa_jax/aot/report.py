@@ -51,10 +51,11 @@ def _memory(plan: Plan) -> Iterator[str]:
 
 def _flops(plan: Plan) -> Iterator[str]:
   work = plan.derived["flops"]
-  yield "arithmetic of a step, TFLOP:   forward   backward  once more"
+  yield "arithmetic of a step, TFLOP:   forward   backward     beside"
   for name, (forward, backward) in work["model"].items():
     yield f"  {name:<26} {forward / 1e12:10,.1f} {backward / 1e12:10,.1f} {work['recomputed'][name] / 1e12:10,.1f}"
-  yield f"  model {work['model_total'] / 1e12:,.1f}, all {work['total'] / 1e12:,.1f}"
+  yield (f"  model {work['model_total'] / 1e12:,.1f}, all {work['total'] / 1e12:,.1f}; beside: what remat and micro-batches "
+         "compute again, and rotations as products")
 
 
 def _exchanges(plan: Plan) -> Iterator[str]:
