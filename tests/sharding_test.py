@@ -51,8 +51,8 @@ def test_sizes_that_would_fit_are_named():
 
 
 def test_slices_of_a_tpu_must_be_those_of_the_mesh():
-  device = lambda number: types.SimpleNamespace(slice_index=number // 4)
-  with pytest.raises(UserError, match="config.mesh.slice is 1, but the devices lie in 2 slices"):
+  device = lambda number: types.SimpleNamespace(slice_index=number // 4, platform="tpu")
+  with pytest.raises(UserError, match="config.mesh.slice is 1, but the devices lie in 2 slice"):
     sharding.make_mesh(Mesh(1, 8, 1, 1, RULES), [device(i) for i in range(8)])
 
 

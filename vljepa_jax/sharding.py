@@ -35,9 +35,9 @@ def make_mesh(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.
   # Linen's logical constraints are written for Auto axes; make_mesh would give Explicit ones.
   auto = (AxisType.Auto,) * len(AXES)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if sizes[0] != slices and (slices > 1 or devices[0].platform == "tpu"):
+    raise UserError(f"config.mesh.slice is {sizes[0]}, but the devices lie in {slices} slice(s); set it to {slices}")
   if slices > 1:
-    if sizes[0] != slices:
-      raise UserError(f"config.mesh.slice is {sizes[0]}, but the devices lie in {slices} slices; set it to {slices}")
     grid = mesh_utils.create_hybrid_device_mesh((1, *sizes[1:]), (slices, 1, 1, 1), devices)
     return jax.sharding.Mesh(grid, AXES, axis_types=auto)
   return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)

@@ -17,7 +17,7 @@ from vljepa_jax import parts as parts_lib
 from vljepa_jax import step
 from vljepa_jax.aot import hlo, topology
 from vljepa_jax.config import Config
-from vljepa_jax.errors import UserError
+from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
 from vljepa_jax.parts import Parts
 
 LARGEST = 8  # consumers of memory that are named
@@ -190,5 +190,7 @@ def _first_lines(message: str) -> str:
 
 
 def make_parts(config: Config, name: str, slices: int) -> Parts:
-  """The parts of a run on slices that are not there."""
-  return parts_lib.make_parts(config, topology.describe(name, slices))
+  """The parts of a run on slices that are not there; UserError where the recipe does not fit itself or the slices."""
+  devices = topology.describe(name, slices)
+  with as_user_error(*INPUT_ERRORS):
+    return parts_lib.make_parts(config, devices)

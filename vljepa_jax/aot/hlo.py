@@ -289,8 +289,8 @@ def device_group(attributes: str) -> tuple[int, ...]:
   """
   if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", attributes):
     return _ring(pairs[1])
-  if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
-    return _mesh_group(mesh[1], mesh[2])
+  if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^ ]*)\))?\s*\{([^}]*)\}", attributes):
+    return _mesh_group(*mesh.groups())
   if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
     return _iota_group(*iota.groups())
   if lists := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
@@ -308,14 +308,29 @@ def _ring(pairs: str) -> tuple[int, ...]:
 
 
 def _iota_group(shape: str, sizes: str, order: str | None) -> tuple[int, ...]:
-  devices = np.arange(math.prod(map(int, sizes.split(",")))).reshape([int(n) for n in sizes.split(",")])
-  devices = devices.transpose([int(n) for n in order.split(",")]) if order else devices
-  return tuple(int(n) for n in devices.reshape([int(n) for n in shape.split(",")])[0].ravel())
+  groups = _iota(sizes, order).reshape(_numbers(shape))
+  return tuple(groups[0].ravel().tolist())
 
 
-def _mesh_group(axes: str, along: str) -> tuple[int, ...]:
+def _mesh_group(axes: str, ids: str | None, along: str) -> tuple[int, ...]:
+  """`along` names axes, or a part of one: 'a':(2)4 are the 4 middle positions of an axis split into 2, 4 and the rest."""
   sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
-  devices = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
-  named = re.findall(r"'([^']+)'", along)
-  picked = tuple(slice(None) if name in named else 0 for name in sizes)
-  return tuple(int(n) for n in devices[picked].ravel())
+  order = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", ids) if ids else None
+  devices = _iota(*order.groups()) if order else np.array(_numbers(ids) if ids else range(math.prod(sizes.values())))
+  parts = {name: (int(before or 1), int(size or sizes[name]))
+           for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", along)}
+  shape, picked = [], []
+  for name, size in sizes.items():
+    before, middle = parts.get(name, (1, 1))
+    shape += [before, middle, size // (before * middle)]
+    picked += [0, slice(None), 0]
+  return tuple(devices.reshape(shape)[tuple(picked)].ravel().tolist())
+
+
+def _iota(sizes: str, order: str | None) -> np.ndarray:
+  devices = np.arange(math.prod(_numbers(sizes))).reshape(_numbers(sizes))
+  return devices.transpose(_numbers(order)) if order else devices
+
+
+def _numbers(text: str) -> list[int]:
+  return [int(n) for n in text.split(",")]

@@ -1,6 +1,7 @@
 """A plan: what one recipe would take and give on one kind of slice, and the certificate that keeps it."""
 
 from collections.abc import Mapping
+import copy
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -127,12 +128,22 @@ def derive(config: Config, parts: Parts, name: str, slices: int, compiled: compi
   }
 
 
-def load_config(recipe: str, changes: Mapping[str, Any], root: pathlib.Path) -> Config:
-  """The recipe of a certificate, "configs/FILE.py:VARIANT" below `root`."""
-  path, _, variant = recipe.partition(":")
+def changed(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
+  """A recipe with single values changed, "loss.micro_batches" and so on."""
+  copied = copy.deepcopy(dict(plain))
+  for key, value in changes.items():
+    *folders, leaf = key.split(".")
+    inner = copied
+    for folder in folders:
+      inner = inner[folder]
+    inner[leaf] = value
+  return config_lib.parse(copied)
+
+
+def load_config(plan: Plan, root: pathlib.Path) -> Config:
+  """The recipe of a certificate; its file lies below `root`."""
+  path, _, variant = plan.recipe.partition(":")
   spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, root / path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  config = module.get_config(*([variant] if variant else []))
-  config.update_from_flattened_dict(dict(changes))
-  return config_lib.parse(config)
+  return changed(module.get_config(*([variant] if variant else [])).to_dict(), plan.changes)

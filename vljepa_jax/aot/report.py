@@ -24,7 +24,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"  with config.{key} = {value}"
   mesh = " x ".join(f"{axis} {size}" for axis, size in d["mesh"].items())
   tokens = d["tokens"]
-  yield (f"  {d['chips']} chips on {d['hosts']} hosts, mesh {mesh}; batch {d['batch']:,} in {d['micro_batches']} part(s), "
+  yield (f"  {d['chips']} chips on {d['hosts']} host(s), mesh {mesh}; batch {d['batch']:,} in {d['micro_batches']} part(s), "
          f"{d['loss']}; tokens: {tokens['visual']:,} visual, {tokens['query']} query, {tokens['target']} target")
   if not made.fits:
     yield f"DOES NOT FIT: {made.message}"

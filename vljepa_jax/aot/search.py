@@ -1,7 +1,6 @@
 """The fastest way to run a recipe on a slice: meshes, remat policies and micro-batches, guessed first, then compiled."""
 
 from collections.abc import Iterator, Mapping
-import copy
 import dataclasses
 import itertools
 import math
@@ -14,7 +13,7 @@ from vljepa_jax import flops
 from vljepa_jax import parts as parts_lib
 from vljepa_jax import sharding
 from vljepa_jax.aot import compiler, plan, topology
-from vljepa_jax.aot.plan import HEADROOM, Plan
+from vljepa_jax.aot.plan import HEADROOM, Plan, changed
 from vljepa_jax.config import Config
 from vljepa_jax.errors import UserError
 from vljepa_jax.model.layers import REMAT_POLICIES
@@ -77,13 +76,15 @@ def candidates(plain: Mapping[str, Any], name: str, slices: int) -> Iterator[Can
   devices = topology.describe(name, slices)
   chips = len(devices) // slices
   sizes = [n for n in range(1, chips + 1) if chips % n == 0]
+  model = config_lib.model_config(config_lib.parse(dict(plain)).model)
+  layered = [tower for tower in TOWERS if hasattr(getattr(model, tower), "remat")]
   for fsdp, tensor in itertools.product(sizes, TENSOR):
     if chips % (fsdp * tensor):
       continue
     mesh = {"mesh.slice": slices, "mesh.data": chips // (fsdp * tensor), "mesh.fsdp": fsdp, "mesh.tensor": tensor}
     first = None
     for policy, parts in itertools.product(REMAT_POLICIES, _powers(MOST_PARTS)):
-      change = mesh | {f"model.{tower}.remat": policy for tower in TOWERS if "remat" in plain["model"][tower]}
+      change = mesh | {f"model.{tower}.remat": policy for tower in layered}
       change["loss.micro_batches"] = parts
       try:
         config = changed(plain, change)
@@ -126,18 +127,6 @@ def _stored_per_token(size: Any) -> float:
   return 2 * {
       "full": size.width, "attention": size.width + heads, "dots": 3 * size.width + 4 * heads + mlp,
       None: 8 * size.width + 8 * heads + 2 * mlp}[size.remat]
-
-
-def changed(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
-  """The recipe with values changed by their keys."""
-  copied = copy.deepcopy(dict(plain))
-  for key, value in changes.items():
-    *folders, leaf = key.split(".")
-    inner = copied
-    for folder in folders:
-      inner = inner[folder]
-    inner[leaf] = value
-  return config_lib.parse(copied)
 
 
 def _powers(most: int) -> list[int]:
