@@ -84,7 +84,8 @@ class Embed(nn.Module):
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:  # (...) int32 -> (..., features)
     table = self.param("embedding", param_axes(normal_init, *self.axes), (self.rows, self.features))
-    return jnp.take(table, ids, axis=0).astype(self.dtype)
+    # Whole on every device: left to itself, the compiler looks every row up everywhere and sends the results around.
+    return jnp.take(constrain(table, None, None), ids, axis=0).astype(self.dtype)
 
 
 class RMSNorm(nn.Module):
