@@ -12,16 +12,20 @@ from absl import flags
 from ml_collections import config_flags
 
 from vljepa_jax import cli
+from vljepa_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: FILE or FILE:VARIANT.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", "v6e:16x16", "Slice: generation and chips along each axis.")
 _SLICES = flags.DEFINE_integer("slices", 1, "Slices, joined by the data-centre network.", lower_bound=1)
 _SEARCH = flags.DEFINE_bool("search", False, "Try meshes, remat policies and micro-batches; the fastest that fits.")
+_CERTIFICATES = flags.DEFINE_string("certificates", None, "Print a table of the plans in this folder, and no more.")
 _JSON = flags.DEFINE_string("json", None, "Also write the plan to this file.")
 
 
 def main() -> None:
   """The command."""
+  if _CERTIFICATES.value:
+    return print_table(pathlib.Path(_CERTIFICATES.value))
   recipe = cli.read_recipe(_CONFIG.value)
   from vljepa_jax.aot import topology
 
@@ -42,6 +46,16 @@ def main() -> None:
   if _JSON.value:
     made.write(pathlib.Path(_JSON.value))
   sys.exit(0 if made.fits else 1)
+
+
+def print_table(folder: pathlib.Path) -> None:
+  """A line for every plan in a folder."""
+  from vljepa_jax.aot import plan, report
+
+  paths = sorted(folder.glob("*.json"))
+  if not paths:
+    raise UserError(f"--certificates={folder} holds no plans; --json=FILE writes one")
+  print(report.table({path.stem: plan.read(path) for path in paths}))
 
 
 if __name__ == "__main__":

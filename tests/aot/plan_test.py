@@ -49,6 +49,16 @@ def test_a_plan_is_read_as_it_was_written(small, tmp_path):
   assert report.text(plan.read(tmp_path / "again.json")) in small[0]
 
 
+def test_a_table_of_plans(small, tmp_path):
+  small[1].write(tmp_path / "one.json")
+  done = run(f"--certificates={tmp_path}")
+  assert done.returncode == 0, done.stderr[-2000:]
+  head, line = done.stdout.splitlines()
+  assert "MFU at most" in head and line.startswith("one ") and "100%" in line
+  done = run(f"--certificates={tmp_path / 'nothing'}")
+  assert done.returncode == 2 and "holds no plans" in done.stderr
+
+
 def test_numbers_of_a_plan_agree_with_one_another(small):
   made = small[1]
   d = made.derived

@@ -1,6 +1,6 @@
 """A plan as text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from vljepa_jax.aot.compiler import Exchange
 from vljepa_jax.aot.plan import HEADROOM, Plan
@@ -14,6 +14,19 @@ TOP = 12  # collectives that are listed one by one
 def text(plan: Plan) -> str:
   """The whole plan, one section after another."""
   return "\n".join(_lines(plan))
+
+
+def table(plans: Mapping[str, Plan]) -> str:
+  """One line for every plan, by its name."""
+  head = ("", "chips", "GiB a chip", "to spare", "step at best", "limit", "MFU at most", "samples/s", "chip-days")
+  rows = [head] + [
+      (name, f"{p.derived['chips']}", f"{p.compiled.needed / GIB:.1f} of {p.derived['memory']['chip'] / GIB:.0f}",
+       f"{p.derived['memory']['headroom']:.0%}", f"{1e3 * p.derived['seconds']['step']:,.0f} ms", p.derived["limit"],
+       f"{p.derived['mfu']:.1%}", f"{p.derived['samples_per_second']:,.0f}", f"{p.derived['chip_days']:,.0f}")
+      for name, p in plans.items()]
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]) for row in rows]
+  return "\n".join(line.rstrip() for line in lines)
 
 
 def _lines(plan: Plan) -> Iterator[str]:
