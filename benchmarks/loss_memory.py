@@ -1,29 +1,23 @@
 """Memory of InfoNCE, forward and backward, compiled for a TPU slice: python benchmarks/loss_memory.py [--batch=24576].
 
-Needs `pip install libtpu` and no TPU: nothing runs. Prints the temporary memory per chip of the plain table, of chunks
+Needs `pip install -r requirements-aot.txt` and no TPU: nothing runs. Prints the temporary memory per chip of the plain table, of chunks
 and of the ring.
 """
-
-import os
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-16")
 
 import pathlib
 import sys
 
 from absl import flags
 import jax
-from jax.experimental import topologies
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from vljepa_jax import cli
 from vljepa_jax import loss
+from vljepa_jax.aot import topology
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "Slice to compile for.")
 _BATCH = flags.DEFINE_integer("batch", 24_576, "Global batch.", lower_bound=1)
@@ -48,8 +42,9 @@ def temporary_bytes(kind: str, mesh: jax.sharding.Mesh, batch: int, width: int) 
 
 
 def main() -> None:
-  topology = topologies.get_topology_desc(_TOPOLOGY.value, platform="tpu")
-  mesh = topologies.make_mesh(topology, (len(topology.devices),), (AXIS,))
+  topology.prepare(topology.parse(_TOPOLOGY.value)[0])
+  devices = topology.describe(_TOPOLOGY.value, 1)
+  mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
   print(f"{_TOPOLOGY.value}, batch {_BATCH.value:,}, width {_WIDTH.value:,}, float32; compiled, not run")
   for kind in _KINDS.value:
     print(f"  {kind:<17} {temporary_bytes(kind, mesh, _BATCH.value, _WIDTH.value) / MIB:9,.1f} MiB", flush=True)

@@ -1,6 +1,7 @@
 """Device mesh, and where every array of a run lies on it."""
 
 from collections.abc import Sequence
+import functools
 import math
 from typing import Any
 
@@ -38,9 +39,15 @@ def make_mesh(config: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.
   if sizes[0] != slices and (slices > 1 or devices[0].platform == "tpu"):
     raise UserError(f"config.mesh.slice is {sizes[0]}, but the devices lie in {slices} slice(s); set it to {slices}")
   if slices > 1:
-    grid = mesh_utils.create_hybrid_device_mesh((1, *sizes[1:]), (slices, 1, 1, 1), devices)
-    return jax.sharding.Mesh(grid, AXES, axis_types=auto)
-  return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+    place = functools.partial(
+        mesh_utils.create_hybrid_device_mesh, (1, *sizes[1:]), (slices, 1, 1, 1), devices)
+  else:
+    place = functools.partial(mesh_utils.create_device_mesh, sizes, devices)
+  try:
+    grid = place()
+  except NotImplementedError:  # whole axes of the torus do not do: an axis of the mesh takes a part of one
+    grid = place(allow_split_physical_axes=True)
+  return jax.sharding.Mesh(grid, AXES, axis_types=auto)
 
 
 def mesh_sizes(config: Mesh, count: int) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The fastest way to run a recipe on a slice: meshes, remat policies and micro-batches, guessed first, then compiled."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -32,36 +32,56 @@ class Candidate:
 
   Attributes:
     changes: of config values, by their keys.
+    remat: the policy of all towers.
+    parts: micro-batches.
     flops: of a step, what is computed twice included.
     bytes: of a chip's memory, roughly.
   """
 
   changes: dict[str, Any]
+  remat: str
+  parts: int
   flops: int
   bytes: float
 
 
 def search(recipe: str, plain: Mapping[str, Any], changes: Mapping[str, Any], name: str, slices: int) -> Plan:
-  """Compiles candidates, the one with least arithmetic first, until one fits with room to spare.
+  """Compiles candidates, those with least arithmetic first, until one of every remat policy fits with room to spare.
+
+  Returns:
+    The fastest of those that fit, by their rooflines.
 
   Raises:
     UserError: none does, of those that by a rough guess could.
   """
   chip, _ = topology.parse(name)
-  ordered = sorted(candidates(plain, name, slices), key=lambda c: (c.flops, c.bytes))
+  ordered = sorted(candidates(plain, name, slices), key=lambda c: (c.flops, c.parts, c.bytes))
   hopeful = [c for c in ordered if c.bytes <= chip.hbm_bytes * (1 - HEADROOM)]
   say(f"{len(ordered)} ways to run {recipe} on {name}, {len(hopeful)} of which may fit")
-  for candidate in hopeful[:MOST_COMPILED]:
+  found: dict[str, Plan] = {}
+  for candidate in _tried(hopeful, found):
     words = " ".join(f"{key}={value}" for key, value in candidate.changes.items())
     made = plan.make_plan(
         recipe, changed(plain, candidate.changes), {**changes, **candidate.changes}, name, slices)
-    spare = made.derived["memory"]["headroom"]
-    say(f"  {words}: " + (f"{spare:.0%} of the memory to spare" if made.compiled.fits else "does not fit"))
+    spare, step = made.derived["memory"]["headroom"], made.derived["seconds"]["step"]
+    say(f"  {words}: " + (
+        f"{spare:.0%} of the memory to spare, {1e3 * step:,.1f} ms at best" if made.compiled.fits else "does not fit"))
     if made.fits:
-      return made
+      found[candidate.remat] = made
+  if found:
+    return min(found.values(), key=lambda made: made.derived["seconds"]["step"])
   raise UserError(
       f"{recipe} does not fit {name} with {HEADROOM:.0%} of the memory to spare; take more chips, such as "
       + ", ".join(larger(name)))
+
+
+def _tried(hopeful: Sequence[Candidate], found: Mapping[str, Plan]) -> Iterator[Candidate]:
+  """Candidates in turn, without those of a policy that has been found to fit meanwhile."""
+  count = 0
+  for candidate in hopeful:
+    if candidate.remat not in found and count < MOST_COMPILED:
+      count += 1
+      yield candidate
 
 
 def larger(name: str) -> list[str]:
@@ -117,7 +137,8 @@ def guess(config: Config, parts: Parts, changes: dict[str, Any]) -> Candidate:
   state = compiler.state_bytes(parts)
   gradients = state["optimizer"] / 2 * (2 if config.loss.micro_batches > 1 else 1)
   table = 6 * model.y_encoder.vocab_size * model.y_encoder.width  # gathered, and its gradient
-  return Candidate(changes, work.total, sum(state.values()) + gradients + stored + widest + table)
+  policy = changes.get("model.predictor.remat", "")
+  return Candidate(changes, policy, config.loss.micro_batches, work.total, sum(state.values()) + gradients + stored + widest + table)
 
 
 def _stored_per_token(size: Any) -> float:
