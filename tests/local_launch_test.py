@@ -58,7 +58,7 @@ def logs(folder):
 
 def test_processes_get_their_places(launch, tmp_path):
   process = launch("", "3", "--config=c", "--x=a b", DEVICES="4", PORT="77")
-  out, err = process.communicate(timeout=30)
+  out, err = process.communicate(timeout=120)
   said = "-m vljepa_jax.main --config=c --x=a b cpu localhost:77 3 4\n"
   assert (process.returncode, out) == (0, "0 " + said)
   assert logs(tmp_path) == {"process_1.log": "1 " + said, "process_2.log": "2 " + said}
@@ -67,7 +67,7 @@ def test_processes_get_their_places(launch, tmp_path):
 
 
 def test_defaults(launch):
-  out, err = launch("", "1").communicate(timeout=30)
+  out, err = launch("", "1").communicate(timeout=120)
   assert out == "0 -m vljepa_jax.main --config=configs/base.py cpu localhost:12345 1 1\n"
   assert err == ""
 
@@ -75,20 +75,20 @@ def test_defaults(launch):
 @pytest.mark.parametrize("arguments", [[], ["--config=c"], ["0"]])
 def test_the_number_comes_first(launch, arguments):
   process = launch("", *arguments)
-  assert "error: the number of processes comes first" in process.communicate(timeout=30)[1]
+  assert "error: the number of processes comes first" in process.communicate(timeout=120)[1]
   assert process.returncode == 2
 
 
 def test_a_failure_ends_the_others_and_is_shown(launch):
   process = launch("if me == '1': sys.exit('it broke')\ntime.sleep(60)", "3", GRACE="1")
-  _, err = process.communicate(timeout=30)
+  _, err = process.communicate(timeout=120)
   assert process.returncode == 1
   assert "error: process 1 has ended with code 1; the end of " in err and err.endswith("\nit broke\n")
 
 
 def test_an_error_of_all_is_shown_once(launch):
   process = launch("print('wrong', file=sys.stderr); sys.exit(2)", "3")
-  assert process.communicate(timeout=30)[1].count("wrong") == 1
+  assert process.communicate(timeout=120)[1].count("wrong") == 1
   assert process.returncode == 2
 
 
@@ -101,7 +101,7 @@ def test_a_signal_reaches_every_process_once(launch, tmp_path, number, code):
   while "ready" not in logs(tmp_path).get("process_1.log", ""):
     pass
   os.killpg(process.pid, number)  # as a terminal does
-  out, _ = process.communicate(timeout=30)
+  out, _ = process.communicate(timeout=120)
   assert process.returncode == code
   assert out == f"0 saved after {number.name}\n"
   assert logs(tmp_path)["process_1.log"].endswith(f"ready\n1 saved after {number.name}\n")

@@ -183,7 +183,7 @@ def test_the_launcher_goes_on_with_the_run_and_prints_it_once(stopped, launched)
   assert f"  going on after step {step}" in lines
   assert [int(line.split()[1].split("/")[0]) for line in lines if line.startswith("step")] == STEPS[step:]
   assert sum(line.startswith("class top-1") for line in lines) == 1
-  assert "mesh data 2 x fsdp 4 x tensor 1, 2 processes" in done.stdout
+  assert "data 2 x fsdp 4 x tensor 1, 2 processes" in done.stdout
   assert "Gloo" not in done.stdout
 
 

@@ -15,9 +15,15 @@ def count(tree) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def on_eight_devices(config):
+  """A recipe of the paper with the weights cut into as many parts as there are devices here."""
+  config.mesh.update(dict(data=1, fsdp=-1))
+  return config_lib.parse(config)
+
+
 @pytest.mark.parametrize("module, variant", [(base, "base"), (base, "debug"), *STAGE1, (vljepa_sft, None)])
 def test_recipe_builds(module, variant):
-  config = config_lib.parse(module.get_config(*[variant] * (variant is not None)))
+  config = on_eight_devices(module.get_config(*[variant] * (variant is not None)))
   parts = make_parts(config)
   assert set(parts.shapes) == {"x_encoder", "predictor", "y_encoder", "log_scale"}
   assert any(jax.tree.leaves(parts.frozen)) and not all(jax.tree.leaves(parts.frozen))
@@ -25,8 +31,7 @@ def test_recipe_builds(module, variant):
 
 @pytest.mark.parametrize("variant, frozen_x", [("1frame", True), ("8frames", True), ("32frames", False)])
 def test_paper_parameters(variant, frozen_x):
-  config = config_lib.parse(vljepa_stage1.get_config(variant))
-  parts = make_parts(config)
+  parts = make_parts(on_eight_devices(vljepa_stage1.get_config(variant)))
   assert count(parts.shapes["x_encoder"]) == 303_885_312
   assert count(parts.shapes["predictor"]["token_embed"]) == 262_668_288
   assert count(parts.shapes["predictor"]["layers"]) == 486_572_032

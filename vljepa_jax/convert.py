@@ -15,6 +15,7 @@ from load it. The third reads such a folder back.
 """
 
 from collections.abc import Collection
+import dataclasses
 import pathlib
 import shutil
 from typing import Any
@@ -44,7 +45,7 @@ def import_parts(config: Config, out: pathlib.Path) -> None:
   """Makes the workdir `out` of the weights that the config names; UserError, and nothing written, if one is bad."""
   _check_new(out)
   with as_user_error(*INPUT_ERRORS):
-    parts = make_parts(config, jax.devices()[:1])
+    parts = make_parts(_on_one_device(config), jax.devices()[:1])
     _check_tokenizers(config, parts.model.config)
     with jax.set_mesh(parts.mesh):
       params, seeded = start.pretrained_params(config, parts)
@@ -54,6 +55,12 @@ def import_parts(config: Config, out: pathlib.Path) -> None:
   for side in config_lib.TEXTS:
     print(f"  {side:<10} tokenizer of {getattr(config.tokenizers, side).source}")
   print(f"{out} is ready; train from it with --config.init_from={out}")
+
+
+def _on_one_device(config: Config) -> Config:
+  """The recipe with a mesh of one; its own may ask for a slice."""
+  mesh = dataclasses.replace(config.mesh, slice=1, data=1, fsdp=1, tensor=1)
+  return dataclasses.replace(config, mesh=mesh)
 
 
 def import_whole(folder: pathlib.Path, out: pathlib.Path) -> None:

@@ -63,7 +63,10 @@ def joined() -> Iterator[None]:
   """
   group = find_group(os.environ)
   if group is not None:
-    _join(group)
+    try:
+      _join(group)
+    except UserError as error:
+      _leave(error)  # JAX is set up by half: an orderly exit may crash
   try:
     yield
   except SharedError:

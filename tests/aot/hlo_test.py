@@ -86,6 +86,26 @@ def test_collectives_of_a_program():
   assert scatter.place == "jit(step)/transpose/predictor"
 
 
+def test_an_exchange_between_slices():
+  """Two slices of eight chips: each chip hands over its share."""
+  send = (
+      '  %send = (s32[1,1,128]{2,1,0:T(1,128)}, u32[]{:S(2)}, token[]) send(%x.1, %zero), channel_id=5, '
+      'is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+      '_xla_megascale_target="{1,2}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"}\n  %start =')
+  found = hlo.Program(PROGRAM.replace("  %start =", send)).traffic().collectives
+  (between,) = [c for c in found if c.op == "all-reduce"]
+  assert (between.bytes, between.times, between.group) == (512, 1, (0, 8))
+
+
+def test_a_limit_that_a_loop_carries():
+  carried = PROGRAM.replace("%turns = s32[]{:T(128)} constant(3)", "%turns = s32[] get-tuple-element(%state.1), index=3")
+  carried = carried.replace("%start = (s32[], f32[8,128], f32[3,8,128]) tuple(%zero, %x.1, %empty)",
+                            "%five = s32[] constant(5)\n  %limit = s32[] copy(%five)\n"
+                            "  %start = (s32[], f32[8,128], f32[3,8,128], s32[]) tuple(%zero, %x.1, %empty, %limit)")
+  (gather,) = [c for c in hlo.Program(carried).traffic().collectives if c.op == "all-gather"]
+  assert gather.times == 5
+
+
 @pytest.mark.parametrize("text, group", [
     ("replica_groups={{0,4},{1,5},{2,6},{3,7}}, use_global_device_ids=true", (0, 4)),
     ("replica_groups=[2,4]<=[8], dimensions={0}", (0, 1, 2, 3)),

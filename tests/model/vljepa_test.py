@@ -13,6 +13,7 @@ import pytest
 
 from configs import base
 from vljepa_jax.model import presets
+from vljepa_jax.model.vision import token_grid
 from vljepa_jax.model.vljepa import VLJepa, VLJepaConfig, pool_tokens
 from vljepa_jax.sharding import AXES
 
@@ -133,18 +134,22 @@ def test_pooling_that_does_not_divide_the_tokens():
 
 
 def test_the_predictor_sees_pooled_tokens(init):
-  batch = make_batch(frames=4)
-  for x_encoder in ("vjepa2_nano", "mobilenet_v2"):
-    config = nano(x_encoder)
-    params = init(config, batch)
-    pooled = dataclasses.replace(config, pooling=(2, 1, 1))
-    encode = lambda config: VLJepa(config).apply({"params": params}, batch["video"], method=VLJepa.encode_video)
-    whole, half = encode(config), encode(pooled)
-    assert half.shape[1] == whole.shape[1] // 2
-    steps = 2 if x_encoder == "vjepa2_nano" else 4  # of the token grid in time, for four frames
-    pairs = whole.reshape(4, steps // 2, 2, -1, whole.shape[-1])  # of whole pictures
-    chex.assert_trees_all_close(half, pairs.mean(axis=2).reshape(half.shape), atol=1e-5)
-    assert forward(pooled, params, batch)[0].shape == (4, 24)
+  batch, config = make_batch(frames=4), nano()
+  params = init(config, batch)
+  pooled = dataclasses.replace(config, pooling=(2, 1, 1))
+  encode = lambda config: VLJepa(config).apply({"params": params}, batch["video"], method=VLJepa.encode_video)
+  whole, half = encode(config), encode(pooled)
+  assert half.shape[1] == whole.shape[1] // 2
+  chex.assert_trees_all_close(half, whole.reshape(4, 2, -1, whole.shape[-1]).mean(axis=1), atol=1e-5)
+  assert forward(pooled, params, batch)[0].shape == (4, 24)
+
+
+@pytest.mark.parametrize("config, frames, height, width, grid", [
+    (presets.VJepa2Config(), 8, 256, 128, (4, 16, 8)), (presets.VJepa2Config(), 1, 64, 64, (1, 4, 4)),
+    (presets.MobileNetV2Config(), 3, 192, 200, (3, 6, 7)),
+])
+def test_token_grids(config, frames, height, width, grid):
+  assert token_grid(config, frames, height, width) == grid
 
 
 @pytest.mark.parametrize("config", [nano("mobilenet_v2", "bert_nano"), PAPER], ids=["laptop", "paper"])

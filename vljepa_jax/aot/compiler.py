@@ -175,7 +175,7 @@ def part_of(op_name: str) -> str:
   for part in ("x_encoder", "y_encoder", "predictor"):
     if part in op_name:
       return part
-  return "loss and optimizer"
+  return "loss and optimizer" if op_name else "unnamed"
 
 
 def _dumped(folder: str, ending: str) -> str:

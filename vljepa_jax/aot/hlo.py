@@ -118,20 +118,36 @@ class Program:
         collectives += [dataclasses.replace(c, times=c.times * times) for c in self._collectives(instruction, instructions)]
     return Traffic(total, _merged(collectives))
 
-  def trip_count(self, loop: Instruction) -> int:
-    """Turns of a while loop that counts from 0 to a constant."""
-    condition = self.computations[loop.called["condition"]].values()
-    limits = [int(re.match(r"\d+", i.rest)[0]) for i in condition if i.opcode == "constant" and i.shape.startswith("s32[]")]
-    if not limits:
+  def trip_count(self, loop: Instruction, around: dict[str, Instruction]) -> int:
+    """Turns of a while loop that counts from 0 to a constant, which stands in its condition or among what it carries."""
+    condition = self.computations[loop.called["condition"]]
+    limits = [value for i in condition.values() for value in self._integers(i)]
+    start = around[loop.operands[0]]
+    for element in condition.values():
+      if element.opcode == "get-tuple-element" and start.opcode == "tuple":
+        carried = start.operands[int(re.search(r"index=(\d+)", element.rest)[1])]
+        while carried in around and around[carried].opcode in ("copy", "bitcast"):
+          carried = around[carried].operands[0]
+        limits += self._integers(around[carried]) if carried in around else []
+    if not any(limits):
       raise ValueError(f"the loop %{loop.name} does not count to a constant")
     return max(limits)
+
+  def _integers(self, instruction: Instruction) -> list[int]:
+    """Of an integer constant, or of a fusion that holds some."""
+    if instruction.opcode == "fusion":
+      return [n for inner in self.computations[instruction.called["calls"]].values() for n in self._integers(inner)]
+    if instruction.opcode != "constant" or not re.match(r"[su]32\[\]", instruction.shape):
+      return []
+    found = re.match(r"\d+", instruction.rest)
+    return [int(found[0])] if found else []
 
   def _runs(self, computation: str, times: int) -> Iterator[tuple[str, int]]:
     """Every computation that is no fusion, with the number of its runs; of a conditional the branch that costs most."""
     yield computation, times
     for instruction in self.computations[computation].values():
       if instruction.opcode == "while":
-        yield from self._runs(instruction.called["body"], times * self.trip_count(instruction))
+        yield from self._runs(instruction.called["body"], times * self.trip_count(instruction, self.computations[computation]))
       elif instruction.opcode == "conditional":
         yield from self._runs(max(instruction.branches, key=self._size), times)
       elif instruction.opcode == "call":
@@ -202,6 +218,8 @@ class Program:
 
   def _one(self, instruction: Instruction, around: dict[str, Instruction]) -> list[Collective]:
     op = instruction.opcode.removesuffix("-start")
+    if op == "send" and "_xla_megascale_transfer_type" in instruction.rest:
+      return [_between_slices(instruction)]
     if op not in COLLECTIVES:
       return []
     operands = sum(array_bytes(around[name].shape) for name in instruction.operands if name in around)
@@ -223,6 +241,16 @@ def _parse(line: str) -> Instruction | None:
       found[1], shape, opcode[1], tuple(re.findall(r"%([\w.\-]+)", inside)),
       inside + " " + after[len(inside):] if opcode[1] in ("parameter", "constant") else after[len(inside):],
       line.lstrip().startswith("ROOT"))
+
+
+def _between_slices(send: Instruction) -> Collective:
+  """What TPU programs have of an exchange between slices: every chip hands its share to the network."""
+  op = re.search(r'_xla_megascale_transfer_type="(\w+)"', send.rest)[1].lower().replace("_", "-")
+  slices, last = re.search(r'_xla_megascale_target="\{([\d,]+)\}x\{0:(\d+)\}"', send.rest).groups()
+  chips = int(last) + 1  # of a slice
+  group = tuple(i * chips for i in range(len(slices.split(","))))
+  size = array_bytes(send.shape.partition("}")[0])
+  return Collective(op, size * len(group) if op == "all-gather" else size, 1, group, _op_name(send))
 
 
 def _op_name(instruction: Instruction) -> str:
