@@ -1,8 +1,8 @@
 """Plans a run on TPUs that are not there: python -m vljepa_jax.plan --config=configs/vljepa_stage1.py:8frames
 --topology=v6e:16x16 [--slices=2] [--search] [--json=FILE] [--config.mesh.fsdp=16 ...].
 
-Compiles the training step that `main` runs, with libtpu (pip install -r requirements-aot.txt), and says whether it fits,
-what it computes and moves, and how fast it could be at best. Nothing runs on a TPU, and nothing is promised of one.
+Compiles the training step that `main` runs, with libtpu (pip install -r requirements-aot.txt), and says whether it
+fits, what it computes and moves, and how fast it could be at best. Nothing runs on a TPU, and nothing is promised of one.
 """
 
 import pathlib

@@ -2,8 +2,9 @@
 
 Each device holds the predictions and targets of its own rows. Its predictions meet the targets of the whole batch
 either as a ring, where blocks of targets travel from device to device (`ring`), or all gathered at once (`chunked`).
-Of the table of logits only a few rows exist at a time, in the backward pass too, which computes them again. Sums over columns travel
-with their block or are added over the devices. Values and gradients are those of the plain program, as floats allow.
+Of the table of logits only a few rows exist at a time, in the backward pass too, which computes them again. Sums over
+columns travel with their block or are added over the devices. Values and gradients are those of the plain program, as
+floats allow.
 """
 
 from collections.abc import Callable, Sequence

@@ -37,8 +37,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"  with config.{key} = {value}"
   mesh = " x ".join(f"{axis} {size}" for axis, size in d["mesh"].items())
   tokens = d["tokens"]
-  yield (f"  {d['chips']} chips on {d['hosts']} host(s), mesh {mesh}; batch {d['batch']:,} in {d['micro_batches']} part(s), "
-         f"{d['loss']}; tokens: {tokens['visual']:,} visual, {tokens['query']} query, {tokens['target']} target")
+  yield (f"  {d['chips']} chips on {d['hosts']} host(s), mesh {mesh}; "
+         f"batch {d['batch']:,} in {d['micro_batches']} part(s), {d['loss']}; tokens: {tokens['visual']:,} visual, {tokens['query']} query, {tokens['target']} target")
   if not made.fits:
     yield f"DOES NOT FIT: {made.message}"
     return
@@ -52,11 +52,11 @@ def _memory(plan: Plan) -> Iterator[str]:
   d, made = plan.derived, plan.compiled
   memory = d["memory"]
   verdict = "fits" if plan.fits else f"leaves less than the {HEADROOM:.0%} to spare that a plan asks for"
-  yield (f"memory of a chip: {made.needed / GIB:.2f} of {memory['chip'] / GIB:.0f} GiB, {memory['headroom']:.0%} to spare: "
-         f"{verdict}")
+  yield (f"memory of a chip: {made.needed / GIB:.2f} of {memory['chip'] / GIB:.0f} GiB, "
+         f"{memory['headroom']:.0%} to spare: {verdict}")
   state = ", ".join(f"{name} {size / MIB:,.0f}" for name, size in memory["state"].items() if size)
-  yield (f"  state and batch {made.arguments / MIB:,.0f} MiB ({d['parameters_per_chip']:,} parameters a chip; MiB: {state}), "
-         f"temporary {made.temporary / MIB:,.0f} MiB, program {made.code / MIB:,.0f} MiB")
+  yield (f"  state and batch {made.arguments / MIB:,.0f} MiB "
+         f"({d['parameters_per_chip']:,} parameters a chip; MiB: {state}), temporary {made.temporary / MIB:,.0f} MiB, program {made.code / MIB:,.0f} MiB")
   yield "  largest temporary arrays:"
   for size, what in made.consumers:
     yield f"    {size / MIB:8,.0f} MiB  {what}"
@@ -67,8 +67,8 @@ def _flops(plan: Plan) -> Iterator[str]:
   yield "arithmetic of a step, TFLOP:   forward   backward     beside"
   for name, (forward, backward) in work["model"].items():
     yield f"  {name:<26} {forward / 1e12:10,.1f} {backward / 1e12:10,.1f} {work['recomputed'][name] / 1e12:10,.1f}"
-  yield (f"  model {work['model_total'] / 1e12:,.1f}, all {work['total'] / 1e12:,.1f}; beside: what remat and micro-batches "
-         "compute again, and rotations as products")
+  yield (f"  model {work['model_total'] / 1e12:,.1f}, all {work['total'] / 1e12:,.1f}; beside: what remat and "
+         "micro-batches compute again, and rotations as products")
 
 
 def _exchanges(plan: Plan) -> Iterator[str]:
@@ -101,5 +101,5 @@ def _times(plan: Plan) -> Iterator[str]:
   yield (f"  step    {1e3 * t['step']:8.1f} ms, limited by {d['limit']}: MFU at most {d['mfu']:.1%} "
          f"= {work['model_total'] / 1e12:,.1f} TFLOP / {d['chips']} / {chip.peak_flops / 1e12:,.0f} / "
          f"{1e3 * t['step']:.1f} ms (arithmetic alone would allow {d['mfu_of_compute']:.1%})")
-  yield (f"  {d['samples_per_second']:,.0f} samples/s, {d['clips_per_second_per_host']:,.0f} clips/s to decode on each host; "
-         f"the recipe in {d['recipe_days']:.1f} days, {d['chip_days']:,.0f} chip-days")
+  yield (f"  {d['samples_per_second']:,.0f} samples/s, "
+         f"{d['clips_per_second_per_host']:,.0f} clips/s to decode on each host; the recipe in {d['recipe_days']:.1f} days, {d['chip_days']:,.0f} chip-days")

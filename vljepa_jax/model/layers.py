@@ -137,7 +137,10 @@ def rope_frequencies(head_width: int, theta: float, llama3: tuple[float, float, 
 
 
 def rope_tables(length: int, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
-  """Cosine and sine of positions 0..length-1 for pairs (i, i + h / 2), each (S, h), float32: bfloat16 rounds 257 to 256."""
+  """Cosine and sine of positions 0..length-1 for pairs (i, i + h / 2), each (S, h).
+
+  In float32: bfloat16 rounds 257 to 256.
+  """
   angles = jnp.arange(length, dtype=jnp.float32)[:, None] * np.tile(frequencies, 2)
   return jnp.cos(angles), jnp.sin(angles)
 
