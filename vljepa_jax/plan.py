@@ -2,7 +2,7 @@
 --topology=v6e:16x16 [--slices=2] [--search] [--json=FILE] [--config.mesh.fsdp=16 ...].
 
 Compiles the training step that `main` runs, with libtpu (pip install -r requirements-aot.txt), and says whether it
-fits, what it computes and moves, and how fast it could be at best. Nothing runs on a TPU, and nothing is promised of one.
+fits, what it computes and moves, and how fast it could be at best. Nothing runs on a TPU.
 """
 
 import pathlib

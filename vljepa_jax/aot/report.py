@@ -38,7 +38,8 @@ def _lines(plan: Plan) -> Iterator[str]:
   mesh = " x ".join(f"{axis} {size}" for axis, size in d["mesh"].items())
   tokens = d["tokens"]
   yield (f"  {d['chips']} chips on {d['hosts']} host(s), mesh {mesh}; "
-         f"batch {d['batch']:,} in {d['micro_batches']} part(s), {d['loss']}; tokens: {tokens['visual']:,} visual, {tokens['query']} query, {tokens['target']} target")
+         f"batch {d['batch']:,} in {d['micro_batches']} part(s), {d['loss']}; "
+         f"tokens: {tokens['visual']:,} visual, {tokens['query']} query, {tokens['target']} target")
   if not made.fits:
     yield f"DOES NOT FIT: {made.message}"
     return
@@ -56,7 +57,8 @@ def _memory(plan: Plan) -> Iterator[str]:
          f"{memory['headroom']:.0%} to spare: {verdict}")
   state = ", ".join(f"{name} {size / MIB:,.0f}" for name, size in memory["state"].items() if size)
   yield (f"  state and batch {made.arguments / MIB:,.0f} MiB "
-         f"({d['parameters_per_chip']:,} parameters a chip; MiB: {state}), temporary {made.temporary / MIB:,.0f} MiB, program {made.code / MIB:,.0f} MiB")
+         f"({d['parameters_per_chip']:,} parameters a chip; MiB: {state}), "
+         f"temporary {made.temporary / MIB:,.0f} MiB, program {made.code / MIB:,.0f} MiB")
   yield "  largest temporary arrays:"
   for size, what in made.consumers:
     yield f"    {size / MIB:8,.0f} MiB  {what}"
@@ -102,4 +104,5 @@ def _times(plan: Plan) -> Iterator[str]:
          f"= {work['model_total'] / 1e12:,.1f} TFLOP / {d['chips']} / {chip.peak_flops / 1e12:,.0f} / "
          f"{1e3 * t['step']:.1f} ms (arithmetic alone would allow {d['mfu_of_compute']:.1%})")
   yield (f"  {d['samples_per_second']:,.0f} samples/s, "
-         f"{d['clips_per_second_per_host']:,.0f} clips/s to decode on each host; the recipe in {d['recipe_days']:.1f} days, {d['chip_days']:,.0f} chip-days")
+         f"{d['clips_per_second_per_host']:,.0f} clips/s to decode on each host; "
+         f"the recipe in {d['recipe_days']:.1f} days, {d['chip_days']:,.0f} chip-days")
