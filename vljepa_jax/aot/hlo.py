@@ -14,14 +14,14 @@ import numpy as np
 
 # Bytes of an element; half a byte is rounded up.
 WIDTHS = {
-    "pred": 1, "s8": 1, "u8": 1, "s4": 1, "u4": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4,
-    "s64": 8, "u64": 8, "f64": 8, "c64": 8,
+    "pred": 1, "s8": 1, "u8": 1, "s4": 1, "u4": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
+    "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8,
 }
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # Names for something that exists already, or bookkeeping: nothing moves.
 FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "while",
-    "conditional", "call", "async-start", "async-update", "async-done", "copy-done", "slice-done", "iota",
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
+    "while", "conditional", "call", "async-start", "async-update", "async-done", "copy-done", "slice-done", "iota",
     *(f"{name}-done" for name in COLLECTIVES),
 }
 
@@ -115,11 +115,12 @@ class Program:
       instructions = self.computations[computation]
       for instruction in instructions.values():
         total += times * self._hbm_bytes(instruction, instructions)
-        collectives += [dataclasses.replace(c, times=c.times * times) for c in self._collectives(instruction, instructions)]
+        found = self._collectives(instruction, instructions)
+        collectives += [dataclasses.replace(c, times=c.times * times) for c in found]
     return Traffic(total, _merged(collectives))
 
   def trip_count(self, loop: Instruction, around: dict[str, Instruction]) -> int:
-    """Turns of a while loop that counts from 0 to a constant, which stands in its condition or among what it carries."""
+    """Turns of a while loop that counts from 0 to a constant, in its condition or among what it carries."""
     condition = self.computations[loop.called["condition"]]
     limits = [value for i in condition.values() for value in self._integers(i)]
     start = around[loop.operands[0]]
@@ -147,7 +148,8 @@ class Program:
     yield computation, times
     for instruction in self.computations[computation].values():
       if instruction.opcode == "while":
-        yield from self._runs(instruction.called["body"], times * self.trip_count(instruction, self.computations[computation]))
+        turns = self.trip_count(instruction, self.computations[computation])
+        yield from self._runs(instruction.called["body"], times * turns)
       elif instruction.opcode == "conditional":
         yield from self._runs(max(instruction.branches, key=self._size), times)
       elif instruction.opcode == "call":
@@ -281,7 +283,8 @@ def _merged(collectives: list[Collective]) -> tuple[Collective, ...]:
 def array_bytes(shape: str) -> int:
   """Bytes of all arrays in a shape, without padding."""
   return sum(
-      WIDTHS.get(kind, 0) * math.prod(map(int, filter(None, sizes.split(",")))) for kind, sizes, _ in _ARRAY.findall(shape))
+      WIDTHS.get(kind, 0) * math.prod(map(int, filter(None, sizes.split(","))))
+      for kind, sizes, _ in _ARRAY.findall(shape))
 
 
 def hbm_bytes(shape: str, anywhere: bool = False) -> int:
@@ -341,7 +344,7 @@ def _iota_group(shape: str, sizes: str, order: str | None) -> tuple[int, ...]:
 
 
 def _mesh_group(axes: str, ids: str | None, along: str) -> tuple[int, ...]:
-  """`along` names axes, or a part of one: 'a':(2)4 are the 4 middle positions of an axis split into 2, 4 and the rest."""
+  """`along` names axes, or a part of one: 'a':(2)4 is the middle of an axis split into 2, 4 and the rest."""
   sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
   order = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", ids) if ids else None
   devices = _iota(*order.groups()) if order else np.array(_numbers(ids) if ids else range(math.prod(sizes.values())))

@@ -1,7 +1,7 @@
 """How fast a compiled step can be at best: the slowest of arithmetic, main memory and network, each at its peak.
 
-A bound and not a forecast: it takes all three to overlap wholly and each to reach its peak. Rings and tori as in "How to
-Scale Your Model" (jax-ml.github.io/scaling-book), part 3.
+A bound and not a forecast: it takes all three to overlap wholly and each to reach its peak. Rings and tori as in "How
+to Scale Your Model" (jax-ml.github.io/scaling-book), part 3.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,8 @@ def roofline(
   """
   compute = total_flops / chips / chip.peak_flops
   times = [seconds(chip, topology, exchange) for exchange in exchanges]
-  bound = Roofline(compute, hbm_bytes / chip.hbm_bytes_per_second, sum(t[0] for t in times), sum(t[1] for t in times), 0.0)
+  hbm = hbm_bytes / chip.hbm_bytes_per_second
+  bound = Roofline(compute, hbm, sum(t[0] for t in times), sum(t[1] for t in times), 0.0)
   return dataclasses.replace(bound, mfu=model_flops / chips / chip.peak_flops / bound.step)
 
 

@@ -1,4 +1,4 @@
-"""The fastest way to run a recipe on a slice: meshes, remat policies and micro-batches, guessed first, then compiled."""
+"""The fastest way to run a recipe on a slice: meshes, remat policies and micro-batches, guessed, then compiled."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
@@ -138,7 +138,8 @@ def guess(config: Config, parts: Parts, changes: dict[str, Any]) -> Candidate:
   gradients = state["optimizer"] / 2 * (2 if config.loss.micro_batches > 1 else 1)
   table = 6 * model.y_encoder.vocab_size * model.y_encoder.width  # gathered, and its gradient
   policy = changes.get("model.predictor.remat", "")
-  return Candidate(changes, policy, config.loss.micro_batches, work.total, sum(state.values()) + gradients + stored + widest + table)
+  memory = sum(state.values()) + gradients + stored + widest + table
+  return Candidate(changes, policy, config.loss.micro_batches, work.total, memory)
 
 
 def _stored_per_token(size: Any) -> float:
