@@ -43,6 +43,7 @@ def compile_for(name, flags):
       [sys.executable, "-c", COMPILE, topology], env=environ, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.aot
 @pytest.mark.parametrize("name", TPUS)
 def test_libtpu_takes_the_flags(name):
   pytest.importorskip("libtpu")
@@ -50,6 +51,7 @@ def test_libtpu_takes_the_flags(name):
   assert done.stdout == f"compiled for {chips.CHIPS[name].device_kind}\n", done.stderr[-2000:]
 
 
+@pytest.mark.aot
 def test_libtpu_refuses_an_unknown_flag():
   pytest.importorskip("libtpu")
   done = compile_for("v5e", "--xla_tpu_no_such_flag=true")

@@ -41,7 +41,8 @@ def launch(tmp_path):
     environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)} | environ
     process = subprocess.Popen(
         ["launch/local.sh", *arguments], cwd=ROOT, env=environ, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, start_new_session=True)
+        stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell in the background ignores it
     started.append(process)
     return process
 

@@ -126,7 +126,8 @@ STILL = {"model.predictor.dropout": 0.0, "optim.ema": 0.0}
 
 
 @pytest.mark.parametrize("kind, count, shape", [
-    ("info_nce", 2, (1, 1, 1)), ("info_nce", 4, (1, 1, 1)), ("info_nce", 8, (1, 1, 1)), ("sigmoid_ring", 2, (4, 2, 1)),
+    pytest.param("info_nce", 2, (1, 1, 1), marks=pytest.mark.slow), ("info_nce", 4, (1, 1, 1)),
+    pytest.param("info_nce", 8, (1, 1, 1), marks=pytest.mark.slow), ("sigmoid_ring", 2, (4, 2, 1)),
 ])
 def test_micro_batches_keep_all_negatives(kind, count, shape):
   changes = STILL | {"loss.kind": kind, "model.logit_bias": kind.startswith("sigmoid")}

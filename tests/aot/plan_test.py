@@ -32,6 +32,7 @@ def small(tmp_path_factory):
   return done.stdout, plan.read(path)
 
 
+@pytest.mark.aot
 def test_a_plan_says_everything(small):
   printed, _ = small
   for words in (
@@ -42,6 +43,7 @@ def test_a_plan_says_everything(small):
     assert words in printed, words
 
 
+@pytest.mark.aot
 def test_a_plan_is_read_as_it_was_written(small, tmp_path):
   made = small[1]
   made.write(tmp_path / "again.json")
@@ -49,6 +51,7 @@ def test_a_plan_is_read_as_it_was_written(small, tmp_path):
   assert report.text(plan.read(tmp_path / "again.json")) in small[0]
 
 
+@pytest.mark.aot
 def test_a_table_of_plans(small, tmp_path):
   small[1].write(tmp_path / "one.json")
   done = run(f"--certificates={tmp_path}")
@@ -59,6 +62,7 @@ def test_a_table_of_plans(small, tmp_path):
   assert done.returncode == 2 and "holds no plans" in done.stderr
 
 
+@pytest.mark.aot
 def test_numbers_of_a_plan_agree_with_one_another(small):
   made = small[1]
   d = made.derived
@@ -72,6 +76,7 @@ def test_numbers_of_a_plan_agree_with_one_another(small):
   assert made.versions["LIBTPU_INIT_ARGS"] and made.versions["libtpu"]
 
 
+@pytest.mark.aot
 @pytest.mark.parametrize("arguments, words", [
     (["--topology=v6e:16x32"], "--topology=v6e:16x32 does not exist; nearest: v6e:16x16"),
     (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], "does not fit 4 device(s)"),
@@ -86,6 +91,7 @@ def test_what_cannot_be_planned_is_one_clear_error(arguments, words):
   assert "Traceback" not in done.stderr and not done.stdout
 
 
+@pytest.mark.aot
 def test_a_search_takes_the_fastest_that_fits(tmp_path):
   pytest.importorskip("libtpu")
   done = run("--config=configs/base.py:debug", "--topology=v5e:2x2", "--search", f"--json={tmp_path / 'found.json'}")
@@ -97,6 +103,7 @@ def test_a_search_takes_the_fastest_that_fits(tmp_path):
   assert plan.load_config(found, ROOT).loss.micro_batches == 1
 
 
+@pytest.mark.aot
 def test_a_plan_that_does_not_fit(small):
   made = dataclasses.replace(small[1], compiled=compiler.Compiled(False, "RESOURCE_EXHAUSTED: 50 GiB of 16"))
   assert not made.fits and "DOES NOT FIT: RESOURCE_EXHAUSTED: 50 GiB of 16" in report.text(made)
@@ -106,6 +113,7 @@ def test_a_plan_that_does_not_fit(small):
   assert not made.fits and "leaves less than the 10% to spare" in report.text(made)
 
 
+@pytest.mark.aot
 def test_a_file_that_cannot_be_written(small, tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot be written"):
@@ -150,6 +158,7 @@ def test_the_longest_batch_counts():
   assert compiler.query_length(config_lib.parse(vljepa_sft.get_config())) == 512
 
 
+@pytest.mark.aot
 def test_several_slices_share_the_outer_axis():
   pytest.importorskip("libtpu")
   code = (
