@@ -96,6 +96,7 @@ def link_count(chip: Chip, topology: tuple[int, ...], spanned: tuple[int, ...]) 
 
 
 def chip_days(step_seconds: float, steps: int, chips: int) -> float:
+  """Days of one chip that a whole recipe takes."""
   return step_seconds * steps * chips / DAY
 
 

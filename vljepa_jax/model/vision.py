@@ -186,6 +186,7 @@ def mobilenet_blocks(config: MobileNetV2Config) -> list[tuple[int, int, int]]:
 
 
 def relu6(x: jax.Array) -> jax.Array:
+  """Clips to 0..6."""
   return jnp.clip(x, 0, 6)
 
 
