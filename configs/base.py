@@ -90,7 +90,7 @@ def get_config(variant: str = "base") -> ConfigDict:
   ))
   config.eval = ConfigDict(dict(
       dataset="openclipart", split="test", batch_size=128,
-      class_templates=("{}", "a picture of {}"), report=True,
+      class_query="", class_templates=("{}", "a picture of {}"), report=True,
   ))
   return _debug(config) if variant == "debug" else config
 

@@ -79,11 +79,10 @@ def test_a_prompt_is_not_cut():
     config.parse(plain)
 
 
-@pytest.mark.parametrize("key, value", [("view", "movie"), ("weight", 0.0)])
-def test_sources_are_checked(key, value):
-  source = {"name": "a", "dataset": "openclipart", "view": "caption", "weight": 1.0}
-  with pytest.raises(UserError, match=re.escape(f"config.data.sources[0].{key}")):
-    config.parse(with_value("data.sources", (source | {key: value},)))
+def test_sources_are_checked():
+  source = {"name": "a", "dataset": "openclipart", "view": "caption", "weight": 0.0}
+  with pytest.raises(UserError, match=re.escape("config.data.sources[0].weight")):
+    config.parse(with_value("data.sources", (source,)))
 
 
 def test_a_missing_key_is_named():

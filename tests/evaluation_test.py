@@ -39,7 +39,7 @@ def test_an_oracle_of_captions_knows_nothing_of_classes_and_paraphrases(results)
 def test_a_real_model_and_tokens_that_were_kept(held_out):
   model = tiny_model.debug_model()
   results, details = evaluation.evaluate(model, held_out)
-  kept, _ = evaluation.evaluate(model, held_out, visual=model.encode_prepared(held_out.pictures[:, None]))
+  kept, _ = evaluation.evaluate(model, held_out, visual=model.encode_prepared(held_out.frames))
   assert results == kept and "before" not in results["paraphrase"]
   assert {k: results[k] for k in ("classification", "image_to_text", "text_to_image")} == (
       evaluation.evaluate_matching(model, held_out))

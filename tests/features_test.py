@@ -6,7 +6,8 @@ import pytest
 
 from vljepa_jax import features
 from vljepa_jax.data import openclipart
-from vljepa_jax.data.augment import Augment, view
+from vljepa_jax.data.augment import Augment
+from vljepa_jax.data.media import cached_view
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import Source
 
@@ -41,8 +42,9 @@ def test_every_view_of_every_picture_in_its_place(tmp_path, source):
   assert tokens.shape == (5, 3, 2, 3) and tokens.dtype == np.float16
   for record in range(5):
     for number in range(3):
-      picture = view(source.image(record), VIEWS.preprocess, VIEWS.augment, VIEWS.seed, record, number)
-      np.testing.assert_allclose(tokens[record, number], [picture.mean(axis=(0, 1))] * 2, rtol=1e-3)
+      frames = cached_view(source, record, number, 2, VIEWS.preprocess, VIEWS.augment, VIEWS.seed)
+      np.testing.assert_array_equal(frames[0], frames[1])
+      np.testing.assert_allclose(tokens[record, number], frames.mean(axis=(1, 2)), rtol=1e-3)
   assert set(shapes) == {(4, 2, 8, 8, 3)}  # the last batch too: one compiled shape
   assert reports[-1] == (15, 15)
 

@@ -18,7 +18,6 @@ import ml_collections
 
 from vljepa_jax.data import preprocess
 from vljepa_jax import loss as losses
-from vljepa_jax.data.questions import KINDS
 from vljepa_jax.data.text import LEFT, SIDES
 from vljepa_jax.errors import UserError
 from vljepa_jax.model import presets
@@ -110,9 +109,10 @@ class Source:
   """One named source of the training mixture: the data set, the view of its records, and its weight.
 
   Attributes:
-    dataset: "openclipart", or a folder that `tfds.builder_from_directory` reads.
-    view: "caption" (no query; the target is a caption), or the kind of question that is asked: "what",
-      "is_there", "which_word" (`data/questions.py`).
+    dataset: "openclipart", "babyai", or a folder that `tfds.builder_from_directory` reads.
+    view: "caption" (no query; the target is a caption), for clips also the field of captions ("brief", "detailed"); or
+      the kind of question that is asked: of pictures "what", "is_there", "which_word" (`data/questions.py`), of BabyAI
+      one of `babyai.KINDS`.
   """
 
   name: str
@@ -240,11 +240,18 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
-  """What is measured: the held-out data set, the batch size, and the prompt templates of class names."""
+  """What is measured: the held-out data set, the batch size, and how classes are told.
+
+  Attributes:
+    class_query: what is asked for the class; "" asks nothing.
+    class_templates: prompt templates of class names, `{}` for the name.
+    report: whether `report.html` is written.
+  """
 
   dataset: str
   split: str
   batch_size: int
+  class_query: str
   class_templates: tuple[str, ...]
   report: bool
 
@@ -422,8 +429,6 @@ def _check(config: Config) -> None:
   if not config.data.sources:
     raise UserError("config.data.sources is empty: there is nothing to train on")
   for i, source in enumerate(config.data.sources):
-    if source.view not in ("caption", *KINDS):
-      raise UserError(f"config.data.sources[{i}].view must be one of caption, {', '.join(KINDS)}, not {source.view!r}")
     if not source.weight > 0:
       raise UserError(f"config.data.sources[{i}].weight must be above 0, not {source.weight!r}")
 

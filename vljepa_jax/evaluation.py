@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from vljepa_jax.api import Model, make_preprocess, prepare_pictures
+from vljepa_jax.api import Model, make_preprocess
 from vljepa_jax.config import Config
+from vljepa_jax.data import babyai
+from vljepa_jax.data.clips import ClipRecord, ClipSource
+from vljepa_jax.data.media import evaluation_frames
 from vljepa_jax.data.preprocess import Preprocess
-from vljepa_jax.data.questions import Question, QuestionMaker, Vocabulary, evaluation_questions
-from vljepa_jax.data.sources import Record, Source, open_source
+from vljepa_jax.data.questions import Question
+from vljepa_jax.data.sources import AnySource, Record, open_source
+from vljepa_jax.data.views import questions_of
 from vljepa_jax.errors import UserError
 from vljepa_jax.tasks import classification, paraphrase, retrieval, vqa
 
@@ -25,16 +29,22 @@ class HeldOut:
   """A held-out split, read once and evaluated as often as wanted.
 
   Attributes:
+    media: "picture" or "clip".
     classes: class names.
     records: n records.
-    pictures: (n, H, W, 3) uint8, as the model sees them.
-    questions: about the pictures.
+    frames: (n, T, H, W, 3) uint8, as the model sees them; T is 1 for pictures.
+    questions: about them.
+    triplets: texts for the paraphrase task.
+    hidden: captions that training must not show.
   """
 
+  media: str
   classes: tuple[str, ...]
-  records: tuple[Record, ...]
-  pictures: np.ndarray
+  records: tuple[Record | ClipRecord, ...]
+  frames: np.ndarray
   questions: tuple[Question, ...]
+  triplets: tuple[paraphrase.Triplet, ...]
+  hidden: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,19 +58,42 @@ class Details:
   paraphrase: paraphrase.Details
 
 
-def open_held_out(config: Config) -> HeldOut:
-  """The held-out split of a recipe, with questions made of the words of the data set's training split."""
-  held_out = open_source(config.eval.dataset, config.eval.split)
-  return read_held_out(held_out, open_source(config.eval.dataset, "train"), make_preprocess(config))
+def open_held_out(config: Config, split: str | None = None) -> HeldOut:
+  """The held-out split of a recipe, or another one of its data set."""
+  held_out = open_source(config.eval.dataset, split or config.eval.split)
+  train = open_source(config.eval.dataset, "train")
+  return read_held_out(held_out, train, make_preprocess(config), config.data.frames)
 
 
-def read_held_out(source: Source, train: Source, preprocess: Preprocess) -> HeldOut:
-  """Reads the split `source`; `train` gives the vocabulary of the questions. ValueError if it has no record."""
+def read_held_out(source: AnySource, train: AnySource, preprocess: Preprocess, frames: int = 1) -> HeldOut:
+  """Reads the split `source`; ValueError if it has no record.
+
+  Args:
+    source: the split.
+    train: the training split; questions about pictures are made of its words.
+    preprocess: what the model sees of a frame.
+    frames: of a clip.
+  """
   if not len(source):
     raise ValueError(f"the split {source.split!r} of {source.name} is empty: there is nothing to evaluate")
-  pictures = prepare_pictures([source.image(i) for i in range(len(source))], preprocess)
-  maker = QuestionMaker(source.records, source.classes, Vocabulary(train.records, len(train.classes)))
-  return HeldOut(source.classes, source.records, pictures, tuple(evaluation_questions(maker, SEED)))
+  return HeldOut(
+      media=source.media,
+      classes=source.classes,
+      records=source.records,
+      frames=evaluation_frames(source, frames, preprocess),
+      questions=questions_of(source, train, SEED),
+      triplets=_triplets(source),
+      # Captions of clips are made of few words and recur in all splits; their seeds and pairs are what is held out.
+      hidden=frozenset() if isinstance(source, ClipSource) else frozenset(r.caption for r in source.records),
+  )
+
+
+def _triplets(source: AnySource) -> tuple[paraphrase.Triplet, ...]:
+  records = source.records
+  if isinstance(source, ClipSource):
+    return tuple(paraphrase.Triplet(*texts) for *texts, _ in babyai.triplets(len(records), SEED))
+  return paraphrase.make_triplets(
+      [r.caption for r in records], [r.title for r in records], [r.label for r in records], SEED)
 
 
 def evaluate(
@@ -74,34 +107,32 @@ def evaluate(
   Args:
     model: to evaluate.
     held_out: from `open_held_out`.
-    visual: (n, N, D) tokens of its pictures where a frozen X-encoder has given them already.
+    visual: (n, N, D) tokens of its frames where a frozen X-encoder has given them already.
     paraphrase_before: accuracy of the Y-encoder before training, from `score_paraphrase`, to stand beside the new.
 
   Returns:
     The parts of `results.json` that are measured here, and details.
   """
-  visual = model.encode_prepared(held_out.pictures[:, None]) if visual is None else visual
+  visual = model.encode_prepared(held_out.frames) if visual is None else visual
   matching, class_details, retrieval_details = _score_matching(model, held_out, visual)
   answered, answers = _score_questions(model, held_out, visual)
-  reworded, triplets = score_paraphrase(model.encode_text, held_out.records)
+  reworded, triplets = score_paraphrase(model.encode_text, held_out.triplets)
   if paraphrase_before is not None:
     reworded["before"] = paraphrase_before
-  results = {**matching, "vqa": answered, "paraphrase": reworded}
+  results = {"media": held_out.media, **matching, "vqa": answered, "paraphrase": reworded}
   return results, Details(held_out, class_details, retrieval_details, answers, triplets)
 
 
 def evaluate_matching(model: Model, held_out: HeldOut, visual: np.ndarray | None = None) -> dict[str, Any]:
   """The quick part, for use while training: classification and retrieval."""
-  visual = model.encode_prepared(held_out.pictures[:, None]) if visual is None else visual
+  visual = model.encode_prepared(held_out.frames) if visual is None else visual
   return _score_matching(model, held_out, visual)[0]
 
 
 def score_paraphrase(
-    encode_text: Callable[[Sequence[str]], np.ndarray], records: Sequence[Record]
+    encode_text: Callable[[Sequence[str]], np.ndarray], triplets: Sequence[paraphrase.Triplet]
 ) -> tuple[dict[str, Any], paraphrase.Details]:
   """The triplet task of a text encoder (n texts -> (n, E) of unit length) alone."""
-  triplets = paraphrase.make_triplets(
-      [r.caption for r in records], [r.title for r in records], [r.label for r in records], SEED)
   if not triplets:
     raise ValueError("no class of the held-out split has two captions with different words, so there is no triplet")
   return paraphrase.score(encode_text(paraphrase.triplet_texts(triplets)), triplets)
@@ -110,7 +141,10 @@ def score_paraphrase(
 def _score_matching(model, held_out, visual):
   labels = np.array([record.label for record in held_out.records])
   pred = model.predict(visual)
-  classes, class_details = classification.score(pred, model.encode_labels(held_out.classes), labels, held_out.classes)
+  asked = model.config.eval.class_query
+  about_class = model.predict(visual, asked) if asked else pred
+  classes, class_details = classification.score(
+      about_class, model.encode_labels(held_out.classes), labels, held_out.classes)
   texts, own = retrieval.distinct_texts([record.caption for record in held_out.records])
   recalls, retrieval_details = retrieval.score(pred, model.encode_text(texts), texts, own)
   return {"classification": classes, **recalls}, class_details, retrieval_details
@@ -132,8 +166,9 @@ def table(results: dict[str, Any]) -> str:
   classes = results["classification"]
   rows.append(_row("class top-1", classes, "top1", "chance", f"{classes['classes']} classes"))
   rows.append(_row("class top-5", classes, "top5", "chance_top5", f"{classes['classes']} classes"))
+  image, images = ("video", "clips") if results.get("media") == "clip" else ("image", "pictures")
   for way, name, pool in (
-      ("image_to_text", "image -> text", "captions"), ("text_to_image", "text -> image", "pictures")):
+      ("image_to_text", f"{image} -> text", "captions"), ("text_to_image", f"text -> {image}", images)):
     for k, chance in (("r1", "chance"), ("r5", "chance_r5"), ("r10", "chance_r10")):
       rows.append(_row(f"{name} R@{k[1:]}", results[way], k, chance, f"{results[way]['pool']} {pool}"))
   answered = results["vqa"]

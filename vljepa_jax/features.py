@@ -1,4 +1,4 @@
-"""Tokens of a frozen X-encoder, computed once for some fixed views of every picture and kept in a file."""
+"""Tokens of a frozen X-encoder, computed once for some fixed views of every picture or clip and kept in a file."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 import dataclasses
@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from vljepa_jax import hosts
-from vljepa_jax.data.augment import Augment, view
+from vljepa_jax.data.augment import Augment
+from vljepa_jax.data.media import cached_view
 from vljepa_jax.data.preprocess import Preprocess
-from vljepa_jax.data.sources import Source
+from vljepa_jax.data.sources import AnySource
 from vljepa_jax.errors import UserError
 from vljepa_jax.sharding import to_host
 
@@ -22,12 +23,12 @@ FOLDER = "features"
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-  """The views of a picture that are encoded.
+  """The views of a picture or clip that are encoded.
 
   Attributes:
-    count: views of each picture.
-    preprocess: what the model sees of a picture.
-    frames: how often it is repeated along time.
+    count: views of each.
+    preprocess: what the model sees of a frame.
+    frames: of a clip; a picture is repeated so often.
     augment: how far a view may stray.
     seed: of the views.
   """
@@ -41,7 +42,7 @@ class Views:
 
 def cached_features(
     folder: pathlib.Path,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, AnySource],
     views: Views,
     params: Any,
     encoder: Any,
@@ -49,16 +50,16 @@ def cached_features(
     batch_size: int,
     report: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:
-  """The tokens of all views of all pictures of some sources, from the files that hold just these, or made anew.
+  """The tokens of all views of all records of some sources, from the files that hold just these, or made anew.
 
   Args:
     folder: of the cache; files that do not fit this run any more are deleted.
-    sources: pictures, by name.
+    sources: pictures or clips, by name.
     views: of each.
     params: of the X-encoder.
     encoder: its config, and how its tokens are pooled.
     encode: (batch_size, T, H, W, 3) uint8 -> (batch_size, N, D).
-    batch_size: pictures at a time.
+    batch_size: views at a time.
     report: called with the number of views done and to do.
 
   Returns:
@@ -96,9 +97,9 @@ def hash_params(params: Any) -> str:
   return digest.hexdigest()
 
 
-def cache_key(source: Source, views: Views, weights: str, encoder: Any) -> str:
+def cache_key(source: AnySource, views: Views, weights: str, encoder: Any) -> str:
   """A hash of all that the tokens depend on."""
-  parts = (source.name, source.split, source.hash_images(), views, weights, encoder)
+  parts = (source.name, source.split, source.hash_media(), views, weights, encoder)
   return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:20]
 
 
@@ -109,13 +110,12 @@ def _remove_others(folder: pathlib.Path, keep: Collection[pathlib.Path]) -> None
 
 
 def _encoded(source, views, encode, batch_size, report) -> Iterator[np.ndarray]:
-  """Tokens (<= batch_size, N, D) float16 of view 0, 1, ... of picture 0, then of picture 1, ..."""
+  """Tokens (<= batch_size, N, D) float16 of view 0, 1, ... of record 0, then of record 1, ..."""
   total = len(source) * views.count
-  pictures = _pictures(source, views)
+  clips = _clips(source, views)
   waiting = None
   for start in range(0, total, batch_size):
-    rows = np.stack(list(itertools.islice(pictures, batch_size)))
-    rows = np.repeat(rows[:, None], views.frames, axis=1)
+    rows = np.stack(list(itertools.islice(clips, batch_size)))
     pads = np.repeat(rows[-1:], batch_size - len(rows), axis=0)  # one compiled shape
     tokens = encode(np.concatenate([rows, pads]))
     if waiting is not None:  # the device works on this batch while the next one is decoded
@@ -133,11 +133,10 @@ def _to_float16(tokens: jax.Array, count: int) -> np.ndarray:
   return tokens.astype(np.float16)
 
 
-def _pictures(source: Source, views: Views) -> Iterator[np.ndarray]:
+def _clips(source: AnySource, views: Views) -> Iterator[np.ndarray]:
   for record in range(len(source)):
-    image = source.image(record)
     for number in range(views.count):
-      yield view(image, views.preprocess, views.augment, views.seed, record, number)
+      yield cached_view(source, record, number, views.frames, views.preprocess, views.augment, views.seed)
 
 
 def _write(path: pathlib.Path, rows: Iterator[np.ndarray], shape: tuple[int, int]) -> None:

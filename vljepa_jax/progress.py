@@ -10,6 +10,8 @@ import jax
 import numpy as np
 
 from vljepa_jax.config import Config
+from vljepa_jax.data.sources import AnySource
+from vljepa_jax.evaluation import HeldOut
 from vljepa_jax.optim import FROZEN
 
 
@@ -36,7 +38,7 @@ def trained_and_frozen(params: Any, labels: Any) -> dict[str, int]:
 
 def print_plan(
     config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, params: Any, labels: Any, loss: str,
-    sources: Mapping[str, int], held_out: int,
+    sources: Mapping[str, AnySource], held_out: HeldOut,
 ) -> None:
   """Says what is about to happen.
 
@@ -44,8 +46,8 @@ def print_plan(
     loss: its kind.
     params: unboxed shapes.
     labels: their groups.
-    sources: pictures of every training source, by its name.
-    held_out: pictures of the evaluation split.
+    sources: training sources, by name.
+    held_out: the evaluation split.
   """
   say(f"{config.name}: VL-JEPA in {workdir}")
   rows = []
@@ -55,15 +57,18 @@ def print_plan(
     shares = ", ".join(f"{n:,} {_group_words(label)}" for label, n in counts.items())
     rows.append((part, tower.preset, shares + f"; {tower.weights or 'no pretrained weights'}"))
   rows += [
-      (f"data {s.name}", f"weight {s.weight:g}", f"{sources[s.name]:,} pictures of {s.dataset}, {s.view} view")
+      (f"data {s.name}", f"weight {s.weight:g}",
+       f"{len(sources[s.name]):,} {sources[s.name].media}s of {s.dataset}, {s.view} view")
       for s in config.data.sources]
-  rows.append(("evaluation", config.eval.split, f"{held_out:,} pictures of {config.eval.dataset}, held out"))
+  rows.append((
+      "evaluation", config.eval.split,
+      f"{len(held_out.records):,} {held_out.media}s of {config.eval.dataset}, held out"))
   devices = mesh.devices.flat[0]
   shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
   shape += f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
   rows.append(("devices", f"{mesh.size}", f"{devices.device_kind} ({devices.platform}), mesh {shape}"))
   parts = f" in {config.loss.micro_batches} parts" if config.loss.micro_batches > 1 else ""
-  rows.append(("training", f"{config.train.steps:,} steps", f"of {config.train.batch_size:,} pictures{parts}"))
+  rows.append(("training", f"{config.train.steps:,} steps", f"of {config.train.batch_size:,} examples{parts}"))
   extra = f"and {config.loss.regularizer_weight:g} {config.loss.regularizer}" if config.loss.regularizer else ""
   rows.append(("loss", loss, extra))
   for name, short, rest in rows:

@@ -24,6 +24,7 @@ REPORT = "report.html"
 SHEET, SEARCHES, ANSWERS, WORST, CONFUSIONS = 36, 12, 6, 12, 10
 NEAR_RANK = 10  # up to here a rank is amber, beyond it red
 THUMBNAIL = 96  # pixels
+FRAME_TIME = 250  # milliseconds of a frame of a clip
 TITLE_LENGTH = 70
 
 
@@ -52,9 +53,9 @@ def make_report(
   page = _Page(details)
   name = html.escape(str(config["name"]))
   sections = [
-      _header(name, results, len(details.held_out.pictures)),
+      _header(name, results, details.held_out),
       _tiles(results),
-      _curves(history),
+      _curves(history, page.word),
       _contact_sheet(page),
       _searches(page),
       _answers(page, results["vqa"]),
@@ -69,16 +70,21 @@ def make_report(
 
 
 class _Page:
-  """The details, and pictures as tags; every picture is encoded once."""
+  """The details, and pictures as tags; each is encoded once.
+
+  Attributes:
+    word: "picture" or "clip".
+  """
 
   def __init__(self, details: Details):
     self.details = details
     self.records = details.held_out.records
+    self.word = details.held_out.media
     self._tags = {}
 
   def image(self, index: int, hit: bool = False) -> str:
     if index not in self._tags:
-      self._tags[index] = _data_uri(self.details.held_out.pictures[index])
+      self._tags[index] = _data_uri(self.details.held_out.frames[index])
     alt = html.escape(self.records[index].title, quote=True)
     return f'<img src="{self._tags[index]}" alt="{alt}" loading="lazy"{" class=hit" if hit else ""}>'
 
@@ -98,8 +104,9 @@ class _Page:
             f'<span class="truth">{caption}</span></div>{self.guesses(index)}</div></div>')
 
 
-def _header(name, results, pictures):
-  text = f"{pictures:,} held-out pictures, none of whose captions was trained on."
+def _header(name, results, held_out):
+  text = f"{len(held_out.records):,} held-out {held_out.media}s"
+  text += ", none of whose captions was trained on." if held_out.hidden else "."
   if "params" in results and "train" in results:
     params, train = results["params"], results["train"]
     text += (f" {_millions(params['trained'])} trained and {_millions(params['frozen'])} frozen parameters; "
@@ -111,12 +118,13 @@ def _header(name, results, pictures):
 def _tiles(results):
   classes, answered, reworded = results["classification"], results["vqa"], results["paraphrase"]
   to_text, to_image = results["image_to_text"], results["text_to_image"]
+  word = results["media"]
   beside = f"untrained {_percent(reworded['before'])}" if "before" in reworded else f"{reworded['triplets']} triplets"
   tiles = [
-      _tile("Picture → caption, R@1", to_text["r1"], to_text["chance"], f"of {to_text['pool']}"),
-      _tile("Picture → caption, R@10", to_text["r10"], to_text["chance_r10"], f"of {to_text['pool']}"),
-      _tile("Caption → picture, R@1", to_image["r1"], to_image["chance"], f"of {to_image['pool']}"),
-      _tile("Caption → picture, R@10", to_image["r10"], to_image["chance_r10"], f"of {to_image['pool']}"),
+      _tile(f"{word.capitalize()} → caption, R@1", to_text["r1"], to_text["chance"], f"of {to_text['pool']}"),
+      _tile(f"{word.capitalize()} → caption, R@10", to_text["r10"], to_text["chance_r10"], f"of {to_text['pool']}"),
+      _tile(f"Caption → {word}, R@1", to_image["r1"], to_image["chance"], f"of {to_image['pool']}"),
+      _tile(f"Caption → {word}, R@10", to_image["r10"], to_image["chance_r10"], f"of {to_image['pool']}"),
       _tile("Class, top-1", classes["top1"], classes["chance"], f"majority {_percent(classes['majority'])}"),
       _tile("Class, top-5", classes["top5"], classes["chance_top5"], f"of {classes['classes']}"),
       _tile("Questions", answered["accuracy"], answered["chance"], f"majority {_percent(answered['majority'])}"),
@@ -131,7 +139,7 @@ def _tile(name, value, chance, beside):
           f'<div class="against">chance {_percent(chance)} · {html.escape(beside)}</div></div>')
 
 
-def _curves(history):
+def _curves(history, word):
   def line(name, key):
     return Line(name, [(row["step"], row[key]) for row in history if isinstance(row.get(key), (int, float))])
 
@@ -146,8 +154,8 @@ def _curves(history):
       draw_chart("Temperature", [line("one over the scale", "temperature")]),
   ]
   for title, *named in (
-      ("Held out, R@1", ("picture → caption", "image_to_text/r1"), ("caption → picture", "text_to_image/r1")),
-      ("Held out, R@10", ("picture → caption", "image_to_text/r10"), ("caption → picture", "text_to_image/r10")),
+      ("Held out, R@1", (f"{word} → caption", "image_to_text/r1"), (f"caption → {word}", "text_to_image/r1")),
+      ("Held out, R@10", (f"{word} → caption", "image_to_text/r10"), (f"caption → {word}", "text_to_image/r10")),
       ("Held out, class", ("top-1", "classification/top1"), ("top-5", "classification/top5")),
   ):
     lines = [line(name, f"eval/{key}") for name, key in named]
@@ -159,7 +167,7 @@ def _contact_sheet(page):
   shots = "".join(page.shot(i) for i in _stride(len(page.records), SHEET))
   return _section(
       "What it sees",
-      "Every picture beside its true caption and the three held-out captions that the model puts first. The number is "
+      f"Every {page.word} beside its true caption and the three held-out captions that the model puts first. The number is "
       "the rank of the true one: green is first, amber within ten. Picked by a fixed stride.",
       f'<div class="grid sheet">{shots}</div>')
 
@@ -173,8 +181,8 @@ def _searches(page):
     cards.append(f'<div class="card search"><div class="asked"><span>{_short(found.texts[text])}</span>'
                  f'{_badge(int(found.text_ranks[text]))}</div><div class="row">{images}</div></div>')
   return _section(
-      "Asked for a picture",
-      f"Held-out captions and the five nearest of all {len(page.records)} pictures, framed in green where they carry "
+      f"Asked for a {page.word}",
+      f"Held-out captions and the five nearest of all {len(page.records)} {page.word}s, framed in green where they carry "
       "the caption. The number is the rank of the first that does. Picked by a fixed stride.",
       f'<div class="grid searches">{"".join(cards)}</div>')
 
@@ -191,7 +199,7 @@ def _answers(page, numbers):
     columns.append(f'<div><h3>{name}</h3><div class="stack">{cards or "<p class=quiet>none</p>"}</div></div>')
   return _section(
       "Questions",
-      "The answer is the candidate nearest to the prediction for picture and question. The mark in a bar is what comes "
+      f"The answer is the candidate nearest to the prediction for {page.word} and question. The mark in a bar is what comes "
       "of always giving the most frequent answer. In the examples green is the truth and red a wrong answer.",
       _table(head, rows) + f'<div class="grid two">{"".join(columns)}</div>')
 
@@ -219,8 +227,8 @@ def _failures(page):
            f'<div><h3>Most frequent confusions</h3>{_confusions(found)}</div></div>'
   worst = np.argsort(-page.details.retrieval.image_ranks, kind="stable")[:WORST]
   shots = "".join(page.shot(int(i)) for i in worst)
-  return _section("Where it fails", "Classes by query-free prediction; then the pictures whose own caption ranks last.",
-                  f'{tables}<h3>Worst-ranked pictures</h3><div class="grid sheet">{shots}</div>')
+  return _section("Where it fails", f"Classes; then the {page.word}s whose own caption ranks last.",
+                  f'{tables}<h3>Worst-ranked {page.word}s</h3><div class="grid sheet">{shots}</div>')
 
 
 def _worst_classes(found):
@@ -231,7 +239,7 @@ def _worst_classes(found):
       wrong = found.predicted[mine & (found.predicted != label)]
       mistaken = found.classes[np.bincount(wrong).argmax()] if len(wrong) else "–"
       rows.append((float(np.mean(found.ranks[mine] == 1)), -int(mine.sum()), name, mistaken))
-  head = ("class", "top-1", "", "pictures", "mostly taken for")
+  head = ("class", "top-1", "", "held out", "mostly taken for")
   return _table(head, [(html.escape(name), _percent(share), _meter(share), f"{-count}", html.escape(mistaken))
                        for share, count, name, mistaken in sorted(rows)[:CONFUSIONS]])
 
@@ -243,7 +251,7 @@ def _confusions(found):
   order = [divmod(int(i), count) for i in np.argsort(-pairs, axis=None, kind="stable")[:CONFUSIONS]]
   rows = [(html.escape(found.classes[true]), html.escape(found.classes[said]), f"{pairs[true, said]}",
            f"{int((found.labels == true).sum())}") for true, said in order if pairs[true, said]]
-  return _table(("is a", "taken for", "times", "pictures"), rows)
+  return _table(("is a", "taken for", "times", "held out"), rows)
 
 
 def _paraphrases(found, numbers):
@@ -291,11 +299,14 @@ def _badge(rank: int) -> str:
   return f'<span class="badge {tone}" title="rank of the truth">{rank}</span>'
 
 
-def _data_uri(pixels: np.ndarray) -> str:
-  image = Image.fromarray(pixels)
-  image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+def _data_uri(frames: np.ndarray) -> str:
+  """A picture, or a clip that moves. (T, H, W, 3) uint8."""
+  images = [Image.fromarray(frame) for frame in frames]
+  for image in images:
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
   buffer = io.BytesIO()
-  image.save(buffer, format="WEBP", quality=72, method=4)
+  moving = dict(save_all=True, append_images=images[1:], duration=FRAME_TIME, loop=0) if len(images) > 1 else {}
+  images[0].save(buffer, format="WEBP", quality=72, method=4, **moving)
   return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

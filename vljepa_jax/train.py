@@ -18,7 +18,7 @@ from vljepa_jax.api import Model, make_preprocess, make_text_input
 from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
 from vljepa_jax.config import Config
 from vljepa_jax.data import augment, pipeline
-from vljepa_jax.data.sources import Source, open_source
+from vljepa_jax.data.sources import AnySource, open_source
 from vljepa_jax.errors import INPUT_ERRORS, SharedError, UserError, as_user_error
 from vljepa_jax.interrupt import Vote, stop_on_signals
 from vljepa_jax.model.vljepa import VLJepa
@@ -55,7 +55,7 @@ def run(config: Config, workdir: pathlib.Path) -> None:
     held_out = evaluation.open_held_out(config)
   progress.print_plan(
       config, workdir, parts.mesh, parts.shapes, parts.labels, loss_kind(config, parts.mesh),
-      {s.name: len(sources[s.dataset]) for s in config.data.sources}, len(held_out.records))
+      {s.name: sources[s.dataset] for s in config.data.sources}, held_out)
 
   with (
       jax.set_mesh(parts.mesh),
@@ -175,7 +175,7 @@ class Evaluator:
     model, visual = self._model(state)
     results = evaluation.evaluate_matching(model, self._held_out, visual)
     progress.print_evaluation(0, results)
-    results["paraphrase"] = evaluation.score_paraphrase(model.encode_text, self._held_out.records)[0]
+    results["paraphrase"], _ = evaluation.score_paraphrase(model.encode_text, self._held_out.triplets)
     return run_log.flat_numbers(results, "eval")
 
   def while_training(self, done: int, state: step.TrainState) -> dict[str, float]:
@@ -194,7 +194,7 @@ class Evaluator:
   def _model(self, state: step.TrainState) -> tuple[Model, np.ndarray | None]:
     model = Model(self._config, step.averaged_params(state.params, state.ema))
     if self._frozen and self._visual is None:
-      self._visual = model.encode_prepared(self._held_out.pictures[:, None])
+      self._visual = model.encode_prepared(self._held_out.frames)
     return model, self._visual
 
 
@@ -227,7 +227,7 @@ def is_finished(config: Config, workdir: pathlib.Path) -> bool:
 
 
 def make_iterator(
-    config: Config, parts: Parts, params: Any, sources: Mapping[str, Source], held_out: evaluation.HeldOut,
+    config: Config, parts: Parts, params: Any, sources: Mapping[str, AnySource], held_out: evaluation.HeldOut,
     workdir: pathlib.Path,
 ) -> grain.experimental.ElasticIterator:
   """The training input at its beginning."""
@@ -247,7 +247,7 @@ def make_iterator(
       augment=changes,
       preprocess=make_preprocess(config),
       frames=data.frames,
-      held_out={record.caption for record in held_out.records},
+      held_out=held_out.hidden,
       shard_index=share,
       shard_count=shares,
       workers=data.workers,
@@ -255,7 +255,7 @@ def make_iterator(
 
 
 def make_features(
-    config: Config, parts: Parts, params: Any, sources: Mapping[str, Source], workdir: pathlib.Path,
+    config: Config, parts: Parts, params: Any, sources: Mapping[str, AnySource], workdir: pathlib.Path,
     changes: augment.Augment,
 ) -> dict[str, np.ndarray]:
   """Cached tokens of every training source, (records, views, N, D) float16, by data set."""

@@ -1,4 +1,4 @@
-"""Views are reproducible, stay inside their limits, and view 0 is the evaluation picture."""
+"""Random changes stay inside their limits."""
 
 import dataclasses
 
@@ -19,27 +19,10 @@ def picture():
   return np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
 
 
-def test_first_views_are_the_picture_and_its_mirror(picture):
-  plain = FIT(picture)
-  np.testing.assert_array_equal(augment_lib.view(picture, FIT, AUGMENT, 1, 2, 0), plain)
-  np.testing.assert_array_equal(augment_lib.view(picture, FIT, AUGMENT, 1, 2, 1), plain[:, ::-1])
-  unmirrored = dataclasses.replace(STILL, jitter=0.2)
-  assert np.abs(augment_lib.view(picture, FIT, unmirrored, 1, 2, 1) - plain[:, ::-1].astype(int)).mean() > 20
-
-
-def test_views_depend_on_seed_record_and_number_alone(picture):
-  first = augment_lib.view(picture, FIT, AUGMENT, 1, 2, 3)
-  np.testing.assert_array_equal(first, augment_lib.view(picture, FIT, AUGMENT, 1, 2, 3))
-  for other in [(2, 2, 3), (1, 3, 3), (1, 2, 4)]:
-    assert (first != augment_lib.view(picture, FIT, AUGMENT, *other)).mean() > 0.5
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_augmentation_is_the_evaluation_picture(picture, kind):
   fit, rng = Preprocess(kind, 24), np.random.default_rng(0)
   np.testing.assert_array_equal(augment_lib.random_view(picture, fit, STILL, rng), fit(picture))
-  np.testing.assert_array_equal(augment_lib.view(picture, fit, AUGMENT, 1, 2, 0), fit(picture))
-  np.testing.assert_array_equal(augment_lib.view(picture, fit, AUGMENT, 1, 2, 1), fit(picture)[:, ::-1])
 
 
 def test_flip_share(picture):

@@ -209,7 +209,7 @@ def test_held_out_captions_are_never_shown(source, features):
 
 def test_truncation_is_warned_of_at_the_start(source, features, caplog):
   target = TextInput(Tokenizer("bytes"), 17)  # two-digit captions such as "wren 11, pet, wrens" do not fit
-  take(mixture(source, features), 3, target=target)
+  take(mixture(source, features), 3, target=target, augment=STILL)
   long = sum(len(record.caption) > 15 for record in source.records)
   assert [r.getMessage() for r in caplog.records] == [
       f"{long} of {RECORDS} texts are longer than 17 tokens and lose their end"]
@@ -229,7 +229,7 @@ def test_bad_arguments(source, features):
   changed = lambda **changes: [dataclasses.replace(stream, **changes)]
   for streams, settings, message in [
       ([], {}, "no stream to train on"),
-      (changed(view="captions"), {}, "'captions' has the view 'captions'; there are caption, what, is_there, which_word"),
+      (changed(view="captions"), {}, "'captions' has the view 'captions'; pets has caption, what, is_there, which_word"),
       ([stream, *changed(name="rare", weight=1e-5)], {}, "1e-05 of stream 'rare' is too small for one in 1000 batches"),
       (changed(weight=0.0), {}, "'captions' has the weight 0.0"),
       (changed(features=features[:5]), {}, "features of 5 pictures, but 24 records"),
@@ -237,7 +237,7 @@ def test_bad_arguments(source, features):
       (changed(features=features, tokens=3), {}, "'captions' keeps 3 tokens of a picture, which has 2"),
       ([stream, *changed(features=features)], {}, "either all streams have cached features or none"),
       ([stream], dict(shard_count=3), "a global batch of 8 cannot be shared by 3 hosts"),
-      ([stream], dict(held_out=source.captions()), "every caption of stream 'captions' is in the evaluation split"),
+      ([stream], dict(held_out=source.captions()), "'captions': no record of pets has the view 'caption' and may be trained on"),
   ]:
     with pytest.raises(ValueError, match=message):
       take(streams, 1, **settings)

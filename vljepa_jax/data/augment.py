@@ -39,30 +39,6 @@ class Augment:
       raise ValueError("augment.min_area must be above 0; 1 never crops")
 
 
-def view(
-    image: np.ndarray, preprocess: Preprocess, augment: Augment, seed: int, record: int, number: int
-) -> np.ndarray:
-  """One of the fixed views of a picture that a feature cache holds.
-
-  View 0 is the picture as in evaluation, view 1 its mirror, later ones are random; the same arguments always give
-  the same pixels. Where `augment.flip` is 0 no view is mirrored, and view 1 is a random one as well.
-
-  Args:
-    image: (H, W, 3) uint8.
-    preprocess: what the model sees of a picture.
-    record: index of the picture in its data set.
-    number: which view.
-
-  Returns:
-    (size, size, 3) uint8.
-  """
-  if number == 0:
-    return preprocess(image)
-  if number == 1 and augment.flip > 0:
-    return preprocess(image)[:, ::-1].copy()
-  return random_view(image, preprocess, augment, np.random.default_rng((seed, record, number)))
-
-
 def random_view(image: np.ndarray, preprocess: Preprocess, augment: Augment, rng: np.random.Generator) -> np.ndarray:
   """A random crop of the picture, perhaps mirrored, its colours changed. (H, W, 3) -> (size, size, 3), uint8."""
   picture = random_crop(image, preprocess, augment.min_area, rng)
@@ -92,6 +68,8 @@ def random_crop(image: np.ndarray, preprocess: Preprocess, min_area: float, rng:
 
 def jitter_colours(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
   """Scales brightness, contrast and saturation, each by 1 - amount .. 1 + amount. (H, W, 3) uint8, kept."""
+  if amount == 0:
+    return image
   brightness, contrast, saturation = rng.uniform(1 - amount, 1 + amount, 3).astype(np.float32)
   pixels = image.astype(np.float32) * brightness
   mean = (pixels @ GREY_WEIGHTS).mean()

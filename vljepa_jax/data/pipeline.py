@@ -9,22 +9,18 @@ on the seed and the step alone: not on hosts, workers or restarts. The state of 
 
 from collections.abc import Collection, Sequence
 import dataclasses
-import logging
 import sys
 
 import grain
 import numpy as np
 
 from vljepa_jax.data import augment as augment_lib
-from vljepa_jax.data.captions import caption_variant, held_out_captions, is_held_out
+from vljepa_jax.data.media import training_frames
 from vljepa_jax.data.preprocess import Preprocess
-from vljepa_jax.data.questions import KINDS, QuestionMaker, Vocabulary
-from vljepa_jax.data.sources import Source
+from vljepa_jax.data.sources import AnySource
 from vljepa_jax.data.text import TextInput, target_id
+from vljepa_jax.data.views import Texts, open_texts
 
-_LOG = logging.getLogger(__name__)
-
-VIEWS = ("caption", *KINDS)
 NO_QUERY = np.zeros(0, np.int32), np.zeros(0, bool)
 CHECKED_TEXTS = 2000  # texts of a stream that are tokenized at the start, to warn of truncation with counts
 
@@ -35,8 +31,9 @@ class Stream:
 
   Attributes:
     name: for messages.
-    source: the pictures and their texts.
-    view: "caption" (no query; the target is a caption) or a kind of question (the target is its answer).
+    source: the pictures or clips and their texts.
+    view: one of the source's (`data/views.py`): "caption" (no query; the target is a caption), or a kind of question
+      (the target is its answer).
     weight: share of the examples, relative to the other streams.
     features: (records, views, N, D) tokens of a frozen X-encoder, one row for each record of the source; training
       draws one of the views. None decodes and augments the pictures instead.
@@ -46,7 +43,7 @@ class Stream:
   """
 
   name: str
-  source: Source
+  source: AnySource
   view: str
   weight: float
   features: np.ndarray | None = None
@@ -82,11 +79,10 @@ def make_train_iterator(
     seed: of order, augmentation, captions and questions.
     query: tokenizer and length Q of queries.
     target: tokenizer and length L of targets.
-    augment: of pictures (unless there are features) and captions.
-    preprocess: what the model sees of a picture.
-    frames: how often a picture is repeated along time.
-    held_out: captions of the evaluation split. A record that has one of them is left out, and no variant of a
-      caption equals one.
+    augment: of pictures and clips (unless there are features) and of captions.
+    preprocess: what the model sees of a frame.
+    frames: of a clip; a picture is repeated so often.
+    held_out: captions that training on pictures never shows, in no variant.
     shard_index: this host.
     shard_count: number of hosts.
     workers: processes that decode; 0 decodes in threads. With features there is nothing to decode and none start.
@@ -95,14 +91,14 @@ def make_train_iterator(
     ValueError: the arguments do not fit together.
   """
   _check(streams, global_batch, shard_count)
-  held_out = held_out_captions(held_out)
+  texts = {id(stream.source): open_texts(stream.source, augment, held_out) for stream in streams}
   parts = []
   for number, stream in enumerate(streams):
-    questions = None if stream.view == "caption" else _question_maker(stream.source, held_out)
-    usable = _usable_records(stream, questions, held_out)
-    _warn_of_truncation(stream, questions, query, target)
+    own = texts[id(stream.source)]
+    usable = _usable_records(stream, own)
+    _warn_of_truncation(stream, own, usable, query, target)
     order = np.random.SeedSequence((seed, number)).generate_state(1)[0]
-    examples = _Examples(number, stream, questions, query, target, augment, preprocess, frames, held_out)
+    examples = _Examples(number, stream, own, query, target, augment, preprocess, frames)
     parts.append(grain.MapDataset.source(usable).seed(int(order)).shuffle().repeat(None).random_map(examples))
   turns = Turns([stream.weight for stream in streams], global_batch, shard_count)
   for stream, batches in zip(streams, turns.batches, strict=True):
@@ -161,23 +157,22 @@ class Turns:
 class _Examples(grain.transforms.RandomMap):
   """Record index -> one training example of a stream."""
 
-  def __init__(self, number, stream, questions, query, target, augment, preprocess, frames, held_out):
+  def __init__(self, number, stream, texts, query, target, augment, preprocess, frames):
     self._number = np.int32(number)
     self._stream = stream
-    self._questions = questions
+    self._texts = texts
     self._query = query
     self._target = target
     self._augment = augment
     self._preprocess = preprocess
     self._frames = frames
-    self._held_out = held_out
 
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     index = int(element)
-    query, answer = self._texts(index, rng)
+    query, answer = self._texts.draw(index, self._stream.view, rng)
     query_ids, query_mask = NO_QUERY if query is None else _one(self._query, query)
     target_ids, target_mask = _one(self._target, answer)
-    return self._picture(index, rng) | {
+    return self._media(index, rng) | {
         "query": query_ids,
         "query_mask": query_mask,
         "target": target_ids,
@@ -187,30 +182,20 @@ class _Examples(grain.transforms.RandomMap):
         "stream": self._number,
     }
 
-  def _texts(self, index: int, rng: np.random.Generator) -> tuple[str | None, str]:
-    if self._questions is None:
-      return None, caption_variant(self._stream.source.records[index], self._augment, self._held_out, rng)
-    question = self._questions.make(index, self._stream.view, rng)
-    return question.query, question.answer
-
-  def _picture(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+  def _media(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     features = self._stream.features
     if features is not None:
       tokens = features[index, rng.integers(features.shape[1])]
       if self._stream.tokens:
         tokens = tokens[np.sort(rng.permutation(len(tokens))[: self._stream.tokens])]
       return {"visual": tokens}
-    image = augment_lib.random_view(self._stream.source.image(index), self._preprocess, self._augment, rng)
-    return {"video": np.repeat(image[None], self._frames, axis=0)}
+    return {"video": training_frames(
+        self._stream.source, index, self._frames, self._preprocess, self._augment, rng)}
 
 
 def _one(texts: TextInput, text: str) -> tuple[np.ndarray, np.ndarray]:
   ids, mask = texts([text])
   return ids[0], mask[0]
-
-
-def _question_maker(source: Source, held_out: frozenset[str]) -> QuestionMaker:
-  return QuestionMaker(source.records, source.classes, Vocabulary(source.records, len(source.classes), held_out))
 
 
 def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> None:
@@ -221,8 +206,6 @@ def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> No
   if len({stream.features is None for stream in streams}) > 1:
     raise ValueError("either all streams have cached features or none")
   for stream in streams:
-    if stream.view not in VIEWS:
-      raise ValueError(f"stream {stream.name!r} has the view {stream.view!r}; there are {', '.join(VIEWS)}")
     if stream.weight <= 0:
       raise ValueError(f"stream {stream.name!r} has the weight {stream.weight}; leave it out or make it positive")
     if not len(stream.source):
@@ -237,33 +220,23 @@ def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> No
           f"stream {stream.name!r} has features of {len(stream.features)} pictures, but {len(stream.source)} records")
 
 
-def _usable_records(stream: Stream, questions: QuestionMaker | None, held_out: frozenset[str]) -> np.ndarray:
-  """Indices of the records that the stream trains on: of those whose caption is not held out, all that can be asked.
-
-  An index, since grain cannot filter and resume exactly.
-  """
-  records = stream.source.records
-  usable = np.array([i for i, record in enumerate(records) if not is_held_out(record.caption, held_out)])
+def _usable_records(stream: Stream, texts: Texts) -> np.ndarray:
+  """Indices of the records that the stream trains on. An index, since grain cannot filter and resume exactly."""
+  if stream.view not in texts.views:
+    raise ValueError(
+        f"stream {stream.name!r} has the view {stream.view!r}; {stream.source.name} has {', '.join(texts.views)}")
+  usable = texts.usable(stream.view)
   if not len(usable):
-    raise ValueError(f"every caption of stream {stream.name!r} is in the evaluation split: nothing is left to train on")
-  if len(usable) < len(records):
-    _LOG.warning("stream %s: %d of %d records have a caption of the evaluation split and are left out",
-                 stream.name, len(records) - len(usable), len(records))
-  if questions is None:
-    return usable
-  askable = np.array([i for i in usable if stream.view in questions.kinds(int(i))])
-  if not len(askable):
-    raise ValueError(f"no record of stream {stream.name!r} has a question of the kind {stream.view!r}")
-  return askable
+    raise ValueError(
+        f"stream {stream.name!r}: no record of {stream.source.name} has the view {stream.view!r} and may be trained "
+        "on; captions of the evaluation split are left out")
+  return usable
 
 
-def _warn_of_truncation(stream: Stream, questions: QuestionMaker | None, query: TextInput, target: TextInput) -> None:
+def _warn_of_truncation(
+    stream: Stream, texts: Texts, usable: np.ndarray, query: TextInput, target: TextInput) -> None:
   """Tokenizes the first texts of a stream at once, so that the tokenizer warns once, with counts that say something."""
-  count = min(CHECKED_TEXTS, len(stream.source))
-  if questions is None:
-    target([record.caption for record in stream.source.records[:count]])
-    return
   rng = np.random.default_rng(0)
-  asked = [questions.make(i, stream.view, rng) for i in range(count) if stream.view in questions.kinds(i)]
-  query([question.query for question in asked])
-  target([question.answer for question in asked])
+  drawn = [texts.draw(int(i), stream.view, rng) for i in usable[:CHECKED_TEXTS]]
+  query([asked for asked, _ in drawn if asked is not None])
+  target([answer for _, answer in drawn])

@@ -1,4 +1,4 @@
-"""Data sets of pictures with captions: the built-in openclipart, or any TFDS folder with the same fields."""
+"""Data sets by name: pictures of the built-in openclipart, clips of BabyAI, or a TFDS folder of pictures."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vljepa_jax.data import openclipart
+from vljepa_jax.data import babyai, openclipart
+from vljepa_jax.data.clips import ClipSource
 from vljepa_jax.data.image import ImageError, read_image
 
 OPENCLIPART = "openclipart"
@@ -31,7 +32,7 @@ class Record:
 
 
 class Source:
-  """One split of a data set.
+  """One split of a data set of pictures.
 
   Attributes:
     name: "openclipart" or the folder.
@@ -39,6 +40,8 @@ class Source:
     classes: class names; a record's label is an index into them.
     records: the texts of every picture, in order. They are read once here; pictures when asked for.
   """
+
+  media = "picture"
 
   def __init__(self, name: str, split: str, data: Sequence[Mapping[str, Any]], classes: Sequence[str]):
     self.name = name
@@ -50,7 +53,7 @@ class Source:
   def __len__(self) -> int:
     return len(self.records)
 
-  def hash_images(self) -> str:
+  def hash_media(self) -> str:
     """A hash of the encoded pictures, in order."""
     digest = hashlib.sha256()
     for row in range(len(self)):
@@ -60,6 +63,11 @@ class Source:
   def image(self, index: int) -> np.ndarray:
     """The picture of a record, (H, W, 3) uint8; ImageError names the record if it cannot be read."""
     return read_image(self._encoded(index), self._name(index))
+
+  def frames(self, index: int, count: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """The picture as a clip of one frame, (1, H, W, 3) uint8, whatever the number of frames wanted."""
+    del count, rng
+    return self.image(index)[None]
 
   def _encoded(self, index: int) -> bytes:
     data = self._data[index]["image"]
@@ -76,11 +84,14 @@ class Source:
     return [record.caption for record in self.records]
 
 
-def open_source(dataset: str, split: str) -> Source:
+AnySource = Source | ClipSource
+
+
+def open_source(dataset: str, split: str) -> AnySource:
   """Opens a split.
 
   Args:
-    dataset: "openclipart", or a folder that `tfds.builder_from_directory` reads, such as `my_data/1.0.0`, whose
+    dataset: "openclipart", "babyai", or a folder that `tfds.builder_from_directory` reads, such as `my_data/1.0.0`, whose
       records have `FIELDS`: id, title, caption, keywords (one a line) and image (encoded bytes) as Text, label as
       ClassLabel, stored as ArrayRecord.
     split: name of a split.
@@ -94,10 +105,14 @@ def open_source(dataset: str, split: str) -> Source:
   if dataset == OPENCLIPART:
     _check_split(dataset, split, openclipart.SPLITS)
     return Source(dataset, split, openclipart.data_source(split), openclipart.CLASSES)
+  if dataset == babyai.NAME:
+    _check_split(dataset, split, babyai.SPLITS)
+    return babyai.open_split(split)
   path = pathlib.Path(dataset)
   if not (path / "dataset_info.json").is_file():
     raise FileNotFoundError(
-        f"there is no data set {dataset}; give {OPENCLIPART!r}, or a TFDS folder with a dataset_info.json")
+        f"there is no data set {dataset}; give {OPENCLIPART!r}, {babyai.NAME!r}, or a TFDS folder with a "
+        "dataset_info.json")
   builder = tfds.builder_from_directory(path)
   features = builder.info.features
   missing = [field for field in FIELDS if field not in features]

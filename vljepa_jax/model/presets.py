@@ -127,6 +127,7 @@ YEncoderConfig = EmbeddingGemmaConfig | BertConfig
 
 X_ENCODERS: dict[str, XEncoderConfig] = {
     "vjepa2_nano": VJepa2Config(width=48, num_layers=2, num_heads=3, mlp_width=96, scan=False),
+    "vjepa2_tiles": VJepa2Config(width=128, num_layers=4, num_heads=2, mlp_width=512, patch_size=8, scan=False),
     "vjepa2_tiny": VJepa2Config(width=192, num_layers=12, num_heads=3, mlp_width=768),
     "vjepa2_vitl": VJepa2Config(),
     "vjepa2_vith": VJepa2Config(width=1280, num_layers=32, num_heads=16, mlp_width=5120),
@@ -138,6 +139,10 @@ PREDICTORS: dict[str, PredictorConfig] = {
     "nano": PredictorConfig(
         width=32, layers=(0, 2), num_heads=4, num_kv_heads=2, head_width=8, mlp_width=64,
         vocab_size=512, token_width=32, rope_scaling=None, scan=False,
+    ),
+    "tiles": PredictorConfig(
+        width=128, layers=(0, 1), num_heads=2, num_kv_heads=2, head_width=64, mlp_width=384,
+        vocab_size=30_522, token_width=128, rope_scaling=None, scan=False,
     ),
     "small": PredictorConfig(
         width=384, layers=(0, 1), num_heads=6, num_kv_heads=6, head_width=64, mlp_width=1024,
@@ -152,6 +157,7 @@ Y_ENCODERS: dict[str, YEncoderConfig] = {
         width=32, num_layers=3, num_heads=3, num_kv_heads=1, head_width=16, mlp_width=48, vocab_size=512,
         query_scale=16.0, sliding_window=5, full_every=3, dense_widths=(64, 32), scan=False,
     ),
+    "bert_tiny": BertConfig(width=128, num_layers=2, num_heads=2, mlp_width=512),
     "minilm": BertConfig(),
     "embedding_gemma_300m": EmbeddingGemmaConfig(),
 }

@@ -1,0 +1,2 @@
+NAME="babyai"
+SPLITS=("train",)

@@ -1,0 +1,104 @@
+"""Clips with captions and questions: data sets of moving pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+
+import numpy as np
+
+# (index of the clip, frames wanted, rng) -> (frames, H, W, 3) uint8. Without an rng the frames of evaluation.
+ReadFrames = Callable[[int, int, np.random.Generator | None], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipQuestion:
+  """A question that can be asked about a clip.
+
+  Attributes:
+    kind: what sort of question it is.
+    queries: wordings; the first is that of evaluation.
+    answer: one of the candidates.
+    candidates: all possible answers.
+  """
+
+  kind: str
+  queries: tuple[str, ...]
+  answer: str
+  candidates: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipRecord:
+  """What is known of a clip, its frames aside.
+
+  Attributes:
+    captions: field, such as "brief" or "detailed" -> wordings. The first of the first field is the canonical caption.
+    questions: at most one of each kind.
+    label: index into the class names of its source.
+  """
+
+  id: str
+  captions: Mapping[str, tuple[str, ...]]
+  questions: tuple[ClipQuestion, ...]
+  label: int
+
+  @property
+  def caption(self) -> str:
+    """The canonical caption."""
+    return next(iter(self.captions.values()))[0]
+
+  @property
+  def title(self) -> str:
+    """What the clip is called."""
+    return self.caption
+
+
+class ClipSource:
+  """One split of a data set of clips.
+
+  Args:
+    name: of the data set.
+    split: such as "train".
+    classes: class names; a record's label is an index into them.
+    records: of all clips, in order.
+    read: the frames of a clip.
+    encoded: the stored form of a clip, for `hash_media`.
+  """
+
+  media = "clip"
+
+  def __init__(
+      self, name: str, split: str, classes: Sequence[str], records: Sequence[ClipRecord], read: ReadFrames,
+      encoded: Callable[[int], bytes],
+  ):
+    self.name = name
+    self.split = split
+    self.classes = tuple(classes)
+    self.records = tuple(records)
+    self._read = read
+    self._encoded = encoded
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def frames(self, index: int, count: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Frames of a clip, (count, H, W, 3) uint8: those of evaluation, or with an rng some for training."""
+    return self._read(index, count, rng)
+
+  def hash_media(self) -> str:
+    """A hash of the stored clips, in order."""
+    digest = hashlib.sha256()
+    for row in range(len(self)):
+      digest.update(self._encoded(row))
+    return digest.hexdigest()
+
+  @functools.cached_property
+  def fields(self) -> tuple[str, ...]:
+    """The fields of captions, in order."""
+    return tuple(dict.fromkeys(field for record in self.records for field in record.captions))
+
+  @functools.cached_property
+  def kinds(self) -> tuple[str, ...]:
+    """The kinds of questions, in order of appearance."""
+    return tuple(dict.fromkeys(question.kind for record in self.records for question in record.questions))
