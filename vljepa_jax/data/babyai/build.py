@@ -11,8 +11,9 @@ import argparse
 from collections.abc import Sequence
 import sys
 
-from vljepa_jax.data import babyai
 from vljepa_jax.data.babyai.builder import CLIPS, BabyAI
+from vljepa_jax.data.babyai.questions import ACTIONS
+from vljepa_jax.data.babyai.reading import NAME
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--clips", type=int, default=CLIPS, help="clips of the training split")
   parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args(argv)
-  if args.clips < len(babyai.ACTIONS):
-    sys.exit(f"--clips={args.clips}: give at least {len(babyai.ACTIONS)}, one for each action")
+  if args.clips < len(ACTIONS):
+    sys.exit(f"--clips={args.clips}: give at least {len(ACTIONS)}, one for each action")
   try:
     import minigrid  # noqa: F401
   except ModuleNotFoundError:
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   builder = BabyAI(clips=args.clips, seed=args.seed, data_dir=args.out)
   builder.download_and_prepare()
   sizes = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
-  print(f"{babyai.NAME}: {sizes} clips in {builder.data_path}")
+  print(f"{NAME}: {sizes} clips in {builder.data_path}")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ import os
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vljepa_jax.data import babyai
+from vljepa_jax.data.babyai.questions import ACTIONS
+from vljepa_jax.data.babyai.reading import ATLAS, HELD_OUT_PAIRS, NAME, SPLITS, VERSION
 from vljepa_jax.data.babyai.tiles import draw_atlas
 
+DESCRIPTION = "Videos of sub-goals in a room of MiniGrid, with captions and questions."
 CLIPS = 12_000
 EVALUATION_SHARE = 24  # clips of training for each one of another split
 BATCH = 250  # clips that a worker makes at a time
@@ -27,8 +29,8 @@ class BabyAI(tfds.core.GeneratorBasedBuilder):
     **kwargs: of TFDS's builders, such as data_dir.
   """
 
-  name = babyai.NAME
-  VERSION = tfds.core.Version(babyai.VERSION)
+  name = NAME
+  VERSION = tfds.core.Version(VERSION)
   code_path = None  # where checksums of downloads would be; TFDS needs importlib_resources to find it out
 
   def __init__(self, clips: int = CLIPS, seed: int = 0, **kwargs):
@@ -38,15 +40,15 @@ class BabyAI(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     texts = {name: tfds.features.Text() for name in ("id", "codes", "subject", "other", "captions", "questions")}
     numbers = {name: tfds.features.Scalar(np.int32) for name in ("start", "end")}
-    label = tfds.features.ClassLabel(names=babyai.ACTIONS)
+    label = tfds.features.ClassLabel(names=ACTIONS)
     return self.dataset_info_from_configs(
         features=tfds.features.FeaturesDict({**texts, **numbers, "label": label}),
-        homepage="https://minigrid.farama.org", description=babyai.__doc__)
+        homepage="https://minigrid.farama.org", description=DESCRIPTION)
 
   def _split_generators(self, dl_manager):
-    np.save(self.data_path / babyai.ATLAS, draw_atlas())
+    np.save(self.data_path / ATLAS, draw_atlas())
     sizes = {split: self._clips if split == "train" else -(-self._clips // EVALUATION_SHARE)
-             for split in babyai.SPLITS}
+             for split in SPLITS}
     return {split: self._generate_examples(split, size) for split, size in sizes.items()}
 
   def _generate_examples(self, split: str, size: int) -> Iterator[tuple[str, dict]]:
@@ -72,6 +74,6 @@ def make_batch(split: str, seed: int, indices: Sequence[int]) -> list[dict]:
   """Some records of a split."""
   from vljepa_jax.data.babyai.chain import make_record  # imports minigrid
 
-  key = seed, babyai.SPLITS.index(split)
+  key = seed, SPLITS.index(split)
   about = split == "test_pairs"
-  return [make_record(f"{split}-{i:05d}", key, i, babyai.HELD_OUT_PAIRS, about) for i in indices]
+  return [make_record(f"{split}-{i:05d}", key, i, HELD_OUT_PAIRS, about) for i in indices]

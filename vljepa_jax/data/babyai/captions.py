@@ -23,8 +23,8 @@ BRIEF = {
                "{x} gets opened"),
 }
 
-# {act}: picks up the red ball; {carry}: with an empty hand; {move}: walks from ... to ...; {place}: in the ... part of
-# the room. Where the thing is told of is where it was, or where it comes to lie.
+# {act}: picks up the red ball; {carry}: with an empty hand; {move}: walks from ... to ...; {place}: in the ... part
+# of the room. Where the thing is told of is where it was, or where it comes to lie.
 DETAILED = (
     "{carry}, the agent {move} and {act}, which was {place}; now {result}",
     "the agent {move}; {carry}, it {act} that was {place}, and in the end {result}",
@@ -87,7 +87,7 @@ def place(scene: Scene, goal: Goal) -> str:
   if goal.subject[1] == DOOR:
     return f"in the {wall(scene.cell(goal.subject))} wall"
   x, y = cell = scene.cell(goal.subject)
-  part = f"in the {quadrant(cell)} part of the room"
+  part = f"in the {quadrant(cell)} part"
   near = [thing for thing in beside(scene, cell) if thing != goal.other]
   if near:
     return f"{part} beside {name(near[0])}"
@@ -102,8 +102,8 @@ def movement(first: Scene, last: Scene) -> str:
     return "does not move" if first.direction == last.direction else f"turns to face {DIRECTIONS[last.direction]}"
   start, end = quadrant(first.agent), quadrant(last.agent)
   if start == end:
-    return f"walks to another spot in the {end} part of the room"
-  return f"walks from the {start} to the {end} part of the room"
+    return f"walks to another spot in the {end} part"
+  return f"walks from the {start} to the {end} part"
 
 
 def result(goal: Goal, last: Scene) -> str:

@@ -7,17 +7,15 @@ import json
 
 import numpy as np
 
-from vljepa_jax.data import babyai
 from vljepa_jax.data.babyai import captions, questions
-from vljepa_jax.data.babyai.planner import DROP, PICK, PUT, OPEN_BOX, VERBS, Goal, toward
+from vljepa_jax.data.babyai.planner import VERBS, Goal, fits, toward
 from vljepa_jax.data.babyai.scene import read_scene
-from vljepa_jax.data.babyai.tiles import DOOR, Thing, pack
-from vljepa_jax.data.babyai.world import EVERYTHING, World, draw_layout
+from vljepa_jax.data.babyai.tiles import THINGS, Thing, pack
+from vljepa_jax.data.babyai.world import World, draw_layout
 
 MARGIN = 4  # frames before and after the sub-goal
 MAX_BEFORE = 3  # sub-goals of a chain before the way to the wanted one starts
 LEAVE = 0.15  # chance of changing rooms after a sub-goal of a stream
-STREAMS = 99  # keeps the seeds of streams apart from those of splits
 MIN_LEFT = 2  # objects on the floor, with fewer a stream changes rooms
 
 
@@ -75,7 +73,7 @@ def _world() -> World:
 
 def pool_without(pairs: tuple[Thing, ...]) -> tuple[Thing, ...]:
   """All objects and doors but some."""
-  return tuple(thing for thing in EVERYTHING if thing not in pairs)
+  return tuple(thing for thing in THINGS if thing not in pairs)
 
 
 def draw_parts(
@@ -116,7 +114,7 @@ def make_record(clip_id: str, seed: tuple[int, ...], index: int, held_out: tuple
   label = index % len(VERBS)
   fitting = [thing for thing in held_out if fits(VERBS[label], thing)]
   thing = fitting[index // len(VERBS) % len(fitting)] if about else None
-  pool = EVERYTHING if about else pool_without(held_out)
+  pool = THINGS if about else pool_without(held_out)
   parts, wanted = draw_parts(rng, pool, VERBS[label], thing)
   before = np.concatenate([part.codes[:-1] for part in parts[:wanted]])[-MARGIN:] if wanted else parts[0].codes[:0]
   after = parts[wanted + 1].codes[1 : MARGIN + 1] if len(parts) > wanted + 1 else parts[0].codes[:0]
@@ -141,15 +139,6 @@ def make_texts(part: Part) -> dict[str, tuple[str, ...]]:
   return {"brief": captions.brief(part.goal), "detailed": captions.detailed(part.goal, first, last)}
 
 
-def fits(verb: str, thing: Thing) -> bool:
-  """Whether a sub-goal with this verb can be about a thing."""
-  if verb in (PICK, DROP, PUT):
-    return thing[1] != DOOR
-  if verb == OPEN_BOX:
-    return thing[1] == "box"
-  return verb == VERBS[0] or thing[1] == DOOR
-
-
 def endless(rng: np.random.Generator, pool: tuple[Thing, ...]) -> Iterator[tuple[Part, bool]]:
   """Sub-goals without end, and whether each is the first of a new room.
 
@@ -166,15 +155,3 @@ def endless(rng: np.random.Generator, pool: tuple[Thing, ...]) -> Iterator[tuple
       continue
     yield part, new
     new = rng.random() < LEAVE or len(read_scene(part.codes[-1]).objects) < MIN_LEFT
-
-
-def stream(seed: int, index: int) -> Iterator[tuple[np.ndarray, babyai.Event]]:
-  """See `babyai.stream_parts`."""
-  rng = np.random.default_rng((seed, STREAMS, index))
-  at = 0
-  for part, new in endless(rng, pool_without(babyai.HELD_OUT_PAIRS)):
-    codes = part.codes if new else part.codes[1:]
-    texts = make_texts(part)
-    end = at + len(codes) - 1
-    yield codes, babyai.Event(at, end, texts["brief"][0], texts, VERBS.index(part.goal.verb), new)
-    at = end + 1

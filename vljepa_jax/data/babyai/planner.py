@@ -82,6 +82,15 @@ def possible(scene: Scene, verb: str) -> list[Goal]:
   return [Goal(verb, (colour, DOOR)) for colour in colours if verb != UNLOCK or hand == (colour, "key")]
 
 
+def fits(verb: str, thing: Thing) -> bool:
+  """Whether a sub-goal with this verb can be about a thing."""
+  if verb in (PICK, DROP, PUT):
+    return thing[1] != DOOR
+  if verb == OPEN_BOX:
+    return thing[1] == "box"
+  return verb == GO or thing[1] == DOOR
+
+
 def needs(scene: Scene, verb: str, about: Thing | None) -> Iterator[tuple[str, Thing | None]]:
   """Verbs and subjects of sub-goals that could make one with this verb possible."""
   hand = scene.carrying

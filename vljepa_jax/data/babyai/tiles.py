@@ -24,6 +24,7 @@ EMPTY, WALL, AGENT = 0, 1, 2  # AGENT + direction: right, down, left, up
 FIRST_OBJECT = AGENT + 4
 FIRST_DOOR = FIRST_OBJECT + len(TYPES) * len(COLOURS)
 OBJECTS: tuple[Thing, ...] = tuple((colour, kind) for kind in TYPES for colour in COLOURS)
+THINGS = OBJECTS + tuple((colour, DOOR) for colour in COLOURS)  # all that texts speak of
 DOORS = tuple((colour, state) for state in STATES for colour in COLOURS)
 COUNT = FIRST_DOOR + len(DOORS)
 OBJECT_CODES = {thing: FIRST_OBJECT + i for i, thing in enumerate(OBJECTS)}

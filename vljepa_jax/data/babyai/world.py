@@ -10,13 +10,12 @@ import numpy as np
 
 from vljepa_jax.data.babyai.scene import Cell
 from vljepa_jax.data.babyai.tiles import (
-    AGENT, COLOURS, DOOR, DOOR_CODES, EMPTY, OBJECT_CODES, OBJECTS, SIZE, STATES, WALL, Thing)
+    AGENT, DOOR, DOOR_CODES, EMPTY, OBJECT_CODES, SIZE, STATES, WALL, Thing)
 
 MIN_OBJECTS, MAX_OBJECTS = 3, 6
 MAX_DOORS = 2
 FULL_BOX = 0.5  # chance that a box holds something
 MAKE = {"ball": Ball, "key": Key, "box": Box}
-EVERYTHING: tuple[Thing, ...] = OBJECTS + tuple((colour, DOOR) for colour in COLOURS)
 
 
 @dataclasses.dataclass(frozen=True)
