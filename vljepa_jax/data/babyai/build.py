@@ -13,7 +13,9 @@ import sys
 
 from vljepa_jax.data.babyai.builder import CLIPS, BabyAI
 from vljepa_jax.data.babyai.questions import ACTIONS
-from vljepa_jax.data.babyai.reading import NAME
+from vljepa_jax.data.babyai.reading import NAME, set_folder
+from vljepa_jax.data.babyai.tiles import require_minigrid
+from vljepa_jax.errors import UserError, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,16 +24,25 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--clips", type=int, default=CLIPS, help="clips of the training split")
   parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args(argv)
-  if args.clips < len(ACTIONS):
-    sys.exit(f"--clips={args.clips}: give at least {len(ACTIONS)}, one for each action")
   try:
-    import minigrid  # noqa: F401
-  except ModuleNotFoundError:
-    sys.exit("minigrid is not installed, and videos are generated with it: pip install minigrid")
-  builder = BabyAI(clips=args.clips, seed=args.seed, data_dir=args.out)
-  builder.download_and_prepare()
+    builder = build(args.out, args.clips, args.seed)
+  except (UserError, OSError) as error:
+    sys.exit(one_line(error))
   sizes = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
   print(f"{NAME}: {sizes} clips in {builder.data_path}")
+
+
+def build(out: str | None, clips: int, seed: int) -> BabyAI:
+  """Generates the data set in out/babyai/1.0.0; UserError if it is there already."""
+  require_minigrid()
+  if clips < len(ACTIONS):
+    raise UserError(f"--clips={clips} is too few: give at least {len(ACTIONS)}, one for each action")
+  folder = set_folder(out)
+  if folder.exists():
+    raise UserError(f"{folder} exists; delete it to generate the data set again")
+  builder = BabyAI(clips=clips, seed=seed, data_dir=folder.parents[1])
+  builder.download_and_prepare()
+  return builder
 
 
 if __name__ == "__main__":

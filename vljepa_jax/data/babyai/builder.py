@@ -24,7 +24,7 @@ class BabyAI(tfds.core.GeneratorBasedBuilder):
   """TFDS builder.
 
   Args:
-    clips: of the training split; the others have a 24th of that each.
+    clips: of the training split; the others have a 24th of that each, or 8.
     seed: of everything.
     **kwargs: of TFDS's builders, such as data_dir.
   """
@@ -47,8 +47,8 @@ class BabyAI(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     np.save(self.data_path / ATLAS, draw_atlas())
-    sizes = {split: self._clips if split == "train" else -(-self._clips // EVALUATION_SHARE)
-             for split in SPLITS}
+    others = max(len(ACTIONS), self._clips // EVALUATION_SHARE)
+    sizes = {split: self._clips if split == "train" else others for split in SPLITS}
     return {split: self._generate_examples(split, size) for split, size in sizes.items()}
 
   def _generate_examples(self, split: str, size: int) -> Iterator[tuple[str, dict]]:

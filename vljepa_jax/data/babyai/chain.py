@@ -1,8 +1,8 @@
 """Chains of sub-goals in rooms of minigrid: clips cut out of them, and streams without end."""
 
+import collections
 from collections.abc import Iterator
 import dataclasses
-import functools
 import json
 
 import numpy as np
@@ -15,6 +15,7 @@ from vljepa_jax.data.babyai.world import World, draw_layout
 
 MARGIN = 4  # frames before and after the sub-goal
 MAX_BEFORE = 3  # sub-goals of a chain before the way to the wanted one starts
+EVEN = 8.0  # how far the verbs of a chain may get out of balance by chance
 LEAVE = 0.15  # chance of changing rooms after a sub-goal of a stream
 MIN_LEFT = 2  # objects on the floor, with fewer a stream changes rooms
 
@@ -37,15 +38,20 @@ class Chain:
   Args:
     rng: draws rooms and sub-goals.
     pool: objects and doors that may be there.
+
+  Attributes:
+    world: minigrid's environment.
+    codes: the frame it shows now, (8, 8) uint8; None before the first room.
   """
 
   def __init__(self, rng: np.random.Generator, pool: tuple[Thing, ...]):
     self._rng, self._pool = rng, pool
-    self._world = _world()
+    self.world = World()
+    self._done = collections.Counter()
     self.codes = None
 
   def new_room(self, about: Thing | None = None) -> None:
-    self.codes = self._world.enter(draw_layout(self._rng, self._pool, about))
+    self.codes = self.world.enter(draw_layout(self._rng, self._pool, about))
 
   def go_on(self, verb: str, about: Thing | None = None) -> Part | None:
     """Carries out the next sub-goal on the way to one with this verb; None if this room offers none."""
@@ -53,22 +59,19 @@ class Chain:
     if found is None:
       return None
     goal, moves = found
-    frames = [self.codes, *(self._world.step(move)[0] for move in moves)]
+    self._done[goal.verb] += 1
+    frames = [self.codes, *(self.world.step(move)[0] for move in moves)]
     self.codes = frames[-1]
     return Part(goal, np.stack(frames))
 
   def go_anywhere(self) -> Part | None:
-    """Carries out a sub-goal on the way to one with a random verb; None if this room offers none at all."""
-    for i in self._rng.permutation(len(VERBS)):
-      part = self.go_on(VERBS[i])
+    """Carries out a sub-goal on the way to one with any verb, rare ones first; None if this room offers none."""
+    chances = {verb: self._done[verb] + EVEN * self._rng.random() for verb in VERBS}
+    for verb in sorted(VERBS, key=chances.get):
+      part = self.go_on(verb)
       if part is not None:
         return part
     return None
-
-
-@functools.cache
-def _world() -> World:
-  return World()  # slow to make, and rooms replace each other
 
 
 def pool_without(pairs: tuple[Thing, ...]) -> tuple[Thing, ...]:
@@ -142,7 +145,7 @@ def make_texts(part: Part) -> dict[str, tuple[str, ...]]:
 def endless(rng: np.random.Generator, pool: tuple[Thing, ...]) -> Iterator[tuple[Part, bool]]:
   """Sub-goals without end, and whether each is the first of a new room.
 
-  Verbs are drawn with equal chance, and sub-goals that have to come first are carried out too.
+  Verbs come about equally often where rooms allow; sub-goals that have to come first are carried out too.
   """
   chain = Chain(rng, pool)
   new = True

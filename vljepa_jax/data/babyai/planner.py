@@ -15,7 +15,7 @@ GO, PICK, DROP, PUT, OPEN, CLOSE, UNLOCK, OPEN_BOX = VERBS
 LEFT, RIGHT, FORWARD, PICKUP, RELEASE, TOGGLE = range(6)  # minigrid's actions
 LAST_ACTION = {GO: [], PICK: [PICKUP], DROP: [RELEASE], PUT: [RELEASE], OPEN: [TOGGLE], CLOSE: [TOGGLE],
                UNLOCK: [TOGGLE], OPEN_BOX: [TOGGLE]}
-MAX_STEPS = 24  # longer sub-goals are not generated
+MIN_STEPS, MAX_STEPS = 3, 24  # shorter and longer sub-goals are not generated
 MAX_PRIOR = 3  # sub-goals that may have to come first
 INSIDE = frozenset((x, y) for x in range(1, SIZE - 1) for y in range(1, SIZE - 1))
 
@@ -48,7 +48,7 @@ def toward(
     prior: how many sub-goals may have to come first.
 
   Returns:
-    The sub-goal and minigrid's actions, 1 to `MAX_STEPS` of them; None if this room offers no way.
+    The sub-goal and minigrid's actions, `MIN_STEPS` to `MAX_STEPS` of them; None if this room offers no way.
   """
   goals = [goal for goal in possible(scene, verb) if about in (None, goal.subject, goal.other)]
   for i in rng.permutation(len(goals)):
@@ -57,7 +57,8 @@ def toward(
       return goals[i], moves
   first = list(needs(scene, verb, about)) if prior else []
   for i in rng.permutation(len(first)):
-    found = toward(scene, *first[i][:1], rng, first[i][1], prior - 1)
+    first_verb, first_about = first[i]
+    found = toward(scene, first_verb, rng, first_about, prior - 1)
     if found:
       return found
   return None
@@ -66,17 +67,16 @@ def toward(
 def possible(scene: Scene, verb: str) -> list[Goal]:
   """Sub-goals whose preconditions hold now; there may be no way to them."""
   hand = scene.carrying
-  match verb:
-    case "go to":
-      return [Goal(verb, thing) for thing in scene.things() if scene.cell(thing) != scene.front]
-    case "pick up":
-      return [] if hand else [Goal(verb, thing) for thing in scene.objects]
-    case "drop":
-      return [Goal(verb, hand)] if hand else []
-    case "put next to":
-      return [Goal(verb, hand, other) for other in scene.objects] if hand else []
-    case "open a box":
-      return [Goal(verb, thing) for thing in scene.objects if thing[1] == "box"]
+  if verb == GO:
+    return [Goal(verb, thing) for thing in scene.things() if scene.cell(thing) != scene.front]
+  if verb == PICK:
+    return [] if hand else [Goal(verb, thing) for thing in scene.objects]
+  if verb == DROP:
+    return [Goal(verb, hand)] if hand else []
+  if verb == PUT:
+    return [Goal(verb, hand, other) for other in scene.objects] if hand else []
+  if verb == OPEN_BOX:
+    return [Goal(verb, thing) for thing in scene.objects if thing[1] == "box"]
   state = {OPEN: "closed", CLOSE: "open", UNLOCK: "locked"}[verb]
   colours = [colour for colour, (_, at) in scene.doors.items() if at == state]
   return [Goal(verb, (colour, DOOR)) for colour in colours if verb != UNLOCK or hand == (colour, "key")]
@@ -98,19 +98,17 @@ def needs(scene: Scene, verb: str, about: Thing | None) -> Iterator[tuple[str, T
     yield from ((DROP, None), (PUT, None))
   elif verb in (DROP, PUT) and not hand:
     yield from ((PICK, about), *([(PICK, None)] if verb == PUT else []))
-  elif verb in (OPEN, CLOSE):
-    states = {"open": CLOSE, "closed": OPEN, "locked": UNLOCK}
-    for colour, (_, state) in scene.doors.items():
-      if about in (None, (colour, DOOR)) and states[state] != verb:
-        yield states[state], (colour, DOOR)
-  elif verb == UNLOCK:
-    for colour, (_, state) in scene.doors.items():
-      if about in (None, (colour, DOOR)) and state == "locked" and (colour, "key") in scene.objects:
-        yield PICK, (colour, "key")
+  doors = [(colour, state) for colour, (_, state) in scene.doors.items() if about in (None, (colour, DOOR))]
+  for colour, state in doors:
+    change = {"open": CLOSE, "closed": OPEN, "locked": UNLOCK}[state]
+    if verb in (OPEN, CLOSE) and change != verb:
+      yield change, (colour, DOOR)
+    elif verb == UNLOCK == change and (colour, "key") in scene.objects:
+      yield PICK, (colour, "key")
 
 
 def plan(scene: Scene, goal: Goal, rng: np.random.Generator) -> list[int] | None:
-  """The shortest moves to a sub-goal, None if there are none or more than `MAX_STEPS`.
+  """The shortest moves to a sub-goal, None if there are none, or fewer than `MIN_STEPS` or more than `MAX_STEPS`.
 
   What is dropped comes to lie next to nothing, what is put next to something next to that alone; never before a door.
   """
@@ -122,9 +120,10 @@ def plan(scene: Scene, goal: Goal, rng: np.random.Generator) -> list[int] | None
   else:
     cells = [scene.cell(goal.subject)]
   moves = search(scene, {((x - dx, y - dy), d) for x, y in cells for d, (dx, dy) in enumerate(VECTORS)})
-  if moves is None or len(moves) + len(LAST_ACTION[goal.verb]) > MAX_STEPS:
+  if moves is None:
     return None
-  return moves + LAST_ACTION[goal.verb]
+  moves += LAST_ACTION[goal.verb]
+  return moves if MIN_STEPS <= len(moves) <= MAX_STEPS else None
 
 
 def clear_cells(scene: Scene, allowed: list[Thing]) -> list[Cell]:

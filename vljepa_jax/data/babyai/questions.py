@@ -119,9 +119,11 @@ def _is_there(last: Scene, pool: Sequence[Thing], rng: np.random.Generator) -> Q
   """The carried object is not asked for: whether it is in the room is a matter of taste."""
   there = last.things()
   absent = [thing for thing in pool if thing not in there and thing != last.carrying]
+  both = sorted({kind for _, kind in there} & {kind for _, kind in absent})
+  kind = both[rng.integers(len(both))]  # drawn before yes or no, so that it tells nothing
   yes = bool(rng.random() < 0.5)
-  source = there if yes else absent
-  thing = source[rng.integers(len(source))]
+  things = [thing for thing in (there if yes else absent) if thing[1] == kind]
+  thing = things[rng.integers(len(things))]
   candidates = f"yes, there is {a_name(thing)}", f"no, there is no {' '.join(thing)}"
   return _question("is_there", candidates[not yes], candidates, a=a_name(thing))
 

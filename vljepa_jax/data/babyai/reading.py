@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from vljepa_jax.data.babyai.questions import Question
-from vljepa_jax.data.babyai.tiles import Thing, unpack
+from vljepa_jax.data.babyai.tiles import Thing, require_minigrid, unpack
 from vljepa_jax.errors import UserError
 
 NAME = "babyai"
@@ -21,7 +21,8 @@ SPLITS = ("train", "validation", "test", "test_pairs")
 # Never seen, spoken of or asked for but in the split test_pairs; between them, every action can be about one.
 HELD_OUT_PAIRS: tuple[Thing, ...] = (("blue", "ball"), ("green", "box"), ("purple", "door"))
 
-JITTER_OUT, JITTER_IN = 2, 1  # frames by which training moves the start and the end of a clip
+BUILD = ("-m", "vljepa_jax.data.babyai.build")
+JITTER_OUT, JITTER_IN = 2, 1  # frames by which training moves start and end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,21 +77,31 @@ def load_atlas(data_dir: str | os.PathLike | None = None) -> np.ndarray:
 
 def prepare(data_dir: str | os.PathLike | None = None) -> pathlib.Path:
   """The folder of the data set, generated if it is not there; arguments and errors as of `data_source`."""
-  if data_dir is None:
-    import tensorflow_datasets as tfds
-
-    data_dir = os.environ.get("TFDS_DATA_DIR", tfds.core.constants.DATA_DIR)
-  folder = pathlib.Path(data_dir).expanduser() / NAME / VERSION
-  if not (folder / "dataset_info.json").is_file():
-    print(f"{NAME}: no data set in {folder}; generating it takes about a minute", flush=True)
+  folder = set_folder(data_dir)
+  if not _is_there(folder):
+    require_minigrid()
+    print(f"{NAME}: there is no data set in {folder}; generating it takes about a minute", file=sys.stderr, flush=True)
     # In a process of its own: it starts workers, which a script without a main guard must not do.
-    root = str(pathlib.Path(__file__).parents[3])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "vljepa_jax.data.babyai.build", f"--out={data_dir}"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-    if done.returncode:
+    paths = [str(pathlib.Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    command = [sys.executable, *BUILD, f"--out={folder.parents[1]}"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, capture_output=True, text=True)
+    if done.returncode and not _is_there(folder):  # it may be there by another process that began earlier
       raise UserError(f"{NAME} cannot be generated: {done.stderr.strip().splitlines()[-1]}")
   return folder
+
+
+def set_folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
+  """Where the data set is or will be, for a `data_dir` as of `data_source`."""
+  if data_dir is None:
+    import tensorflow_datasets as tfds  # takes a second
+
+    data_dir = os.environ.get("TFDS_DATA_DIR", tfds.core.constants.DATA_DIR)
+  return pathlib.Path(data_dir).expanduser() / NAME / VERSION
+
+
+def _is_there(folder: pathlib.Path) -> bool:
+  return (folder / "dataset_info.json").is_file()
 
 
 def decode(raw: dict) -> Clip:
@@ -118,14 +129,18 @@ def sample_frames(clip: Clip, frames: int, rng: np.random.Generator | None = Non
 
   Args:
     frames: how many.
-    rng: for training, moves start and end by up to 2 frames outwards or 1 inwards; None takes them as they are.
+    rng: for training, moves start and end by up to 2 frames outwards, or the start by 1 inwards; None takes them as
+      they are.
 
   Returns:
-    (frames,) int, not decreasing; without rng the first is the clip's start and the last its end.
+    (frames,) int, not decreasing; the first is the start and the last the end; of one frame, it is the end.
   """
+  if frames < 1:
+    raise ValueError(f"a clip is sampled at one frame or more, not {frames}")
   start, end = clip.start, clip.end
   if rng is not None:
-    start = max(0, start + int(rng.integers(-JITTER_OUT, JITTER_IN + 1)))
+    start = max(0, start + int(rng.integers(-BUILD = ("-m", "vljepa_jax.data.babyai.build")
+JITTER_OUT, JITTER_IN + 1)))
     end = min(len(clip.codes) - 1, end + int(rng.integers(0, JITTER_OUT + 1)))
   if frames == 1:
     return np.array([end])

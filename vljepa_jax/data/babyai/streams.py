@@ -7,6 +7,7 @@ import numpy as np
 
 from vljepa_jax.data.babyai.planner import VERBS
 from vljepa_jax.data.babyai.reading import HELD_OUT_PAIRS
+from vljepa_jax.data.babyai.tiles import require_minigrid
 
 STREAMS = 99  # keeps the seeds of streams apart from those of splits
 
@@ -44,7 +45,8 @@ def stream_parts(seed: int, index: int) -> Iterator[tuple[np.ndarray, Event]]:
 
   The same seed and index give the same stream, in rooms that no clip of the data set shows. Held-out pairs do not occur.
   """
-  from vljepa_jax.data.babyai import chain  # imports minigrid
+  require_minigrid()
+  from vljepa_jax.data.babyai import chain
 
   at = 0
   for part, new in chain.endless(np.random.default_rng((seed, STREAMS, index)), chain.pool_without(HELD_OUT_PAIRS)):

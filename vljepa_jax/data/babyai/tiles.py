@@ -5,10 +5,13 @@ stand in it, and its top left corner shows what the agent carries: an object the
 hand.
 """
 
+import importlib.util
 import itertools
 import zlib
 
 import numpy as np
+
+from vljepa_jax.errors import UserError
 
 SIZE = 8  # cells along a side of the room, walls included
 CELLS = SIZE * SIZE
@@ -56,6 +59,12 @@ def render(atlas: np.ndarray, codes: np.ndarray) -> np.ndarray:
   pixels = atlas.shape[1]
   tiles = np.swapaxes(atlas[codes], -4, -3)  # (..., row, pixel row, column, pixel column, 3)
   return tiles.reshape(*lead, rows * pixels, columns * pixels, 3)
+
+
+def require_minigrid() -> None:
+  """UserError unless minigrid is installed."""
+  if importlib.util.find_spec("minigrid") is None:
+    raise UserError("minigrid is not installed, and babyai's videos are generated with it: pip install minigrid")
 
 
 def draw_atlas(pixels: int = TILE) -> np.ndarray:
