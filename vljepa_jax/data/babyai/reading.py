@@ -139,8 +139,7 @@ def sample_frames(clip: Clip, frames: int, rng: np.random.Generator | None = Non
     raise ValueError(f"a clip is sampled at one frame or more, not {frames}")
   start, end = clip.start, clip.end
   if rng is not None:
-    start = max(0, start + int(rng.integers(-BUILD = ("-m", "vljepa_jax.data.babyai.build")
-JITTER_OUT, JITTER_IN + 1)))
+    start = max(0, start + int(rng.integers(-JITTER_OUT, JITTER_IN + 1)))
     end = min(len(clip.codes) - 1, end + int(rng.integers(0, JITTER_OUT + 1)))
   if frames == 1:
     return np.array([end])
