@@ -112,13 +112,18 @@ class Source:
     dataset: "openclipart", "babyai", or a folder that `tfds.builder_from_directory` reads.
     view: "caption" (no query; the target is a caption), for clips also the field of captions ("brief", "detailed"); or
       the kind of question that is asked: of pictures "what", "is_there", "which_word" (`data/questions.py`), of BabyAI
-      one of `babyai.KINDS`.
+      one of `babyai.KINDS`. Several views give every example a text of each, which share its X-encoder pass.
   """
 
   name: str
   dataset: str
-  view: str
+  view: str | tuple[str, ...]
   weight: float
+
+  @property
+  def views(self) -> tuple[str, ...]:
+    """The views of an example."""
+    return (self.view,) if isinstance(self.view, str) else self.view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -429,6 +434,8 @@ def _check(config: Config) -> None:
   if not config.data.sources:
     raise UserError("config.data.sources is empty: there is nothing to train on")
   for i, source in enumerate(config.data.sources):
+    if not source.views:
+      raise UserError(f"config.data.sources[{i}].view names no view")
     if not source.weight > 0:
       raise UserError(f"config.data.sources[{i}].weight must be above 0, not {source.weight!r}")
 

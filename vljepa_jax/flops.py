@@ -58,7 +58,7 @@ def forward_flops(
 
 
 def step_flops(
-    config: Config, frozen: Mapping[str, Any], query_length: int | None = None, devices: int = 1
+    config: Config, frozen: Mapping[str, Any], query_length: int | None = None, devices: int = 1, texts: int = 1
 ) -> StepFlops:
   """One training step.
 
@@ -68,6 +68,7 @@ def step_flops(
       trained counts as trained.
     query_length: of this batch; None takes that of the stream with the largest weight, 0 for captions.
     devices: that share the rows of a batch; they decide what kind of loss "auto" is.
+    texts: of every row, which share its X-encoder pass.
 
   Returns:
     Operations of the global batch. The backward pass goes down to the lowest piece that is trained, and takes one more
@@ -91,11 +92,11 @@ def step_flops(
     again = {name: again[name] + forward[name] + tower.rotary for name, tower in towers.items()}
   if cached:
     forward[X] = backward[X] = again[X] = 0
-  batch = config.train.batch_size
-  loss_model, loss_again = _loss_flops(config, devices)
+  rows = {name: config.train.batch_size * (1 if name == X else texts) for name in towers}
+  loss_model, loss_again = _loss_flops(config, devices, texts)
   return StepFlops(
-      model={name: (batch * forward[name], batch * backward[name]) for name in towers} | {LOSS: loss_model},
-      recomputed={name: batch * again[name] for name in towers} | {LOSS: loss_again})
+      model={name: (rows[name] * forward[name], rows[name] * backward[name]) for name in towers} | {LOSS: loss_model},
+      recomputed={name: rows[name] * again[name] for name in towers} | {LOSS: loss_again})
 
 
 def _towers(
@@ -142,9 +143,9 @@ def _is_trained(frozen: Any, path: tuple[str, ...]) -> bool:
   return not frozen
 
 
-def _loss_flops(config: Config, devices: int) -> tuple[tuple[int, int], int]:
+def _loss_flops(config: Config, devices: int, texts: int) -> tuple[tuple[int, int], int]:
   """(forward, backward) and recomputed operations of the loss over the whole batch."""
-  batch, width = config.train.batch_size, config.model.embed_width
+  batch, width = config.train.batch_size * texts, config.model.embed_width
   table = 2 * batch * batch * width
   kind = losses.pick_kind(config.loss.kind, batch, devices)
   backward = 0 if kind in losses.PAIRS else 2 * table  # those use the table for their metrics only

@@ -78,7 +78,9 @@ def make_parts(config: Config, devices: list[jax.Device] | None = None) -> Parts
 
 def loss_kind(config: Config, mesh: jax.sharding.Mesh) -> str:
   """The kind of loss that a run takes, "auto" made out."""
-  return loss.pick_kind(config.loss.kind, config.train.batch_size, sharding.batch_parts(mesh, config.mesh.rules))
+  texts = max(len(source.views) for source in config.data.sources)
+  devices = sharding.batch_parts(mesh, config.mesh.rules)
+  return loss.pick_kind(config.loss.kind, config.train.batch_size * texts, devices)
 
 
 def first_state(config: Config, tx: optax.GradientTransformation, frozen: Any, params: Any) -> step.TrainState:

@@ -58,7 +58,7 @@ def print_plan(
     rows.append((part, tower.preset, shares + f"; {tower.weights or 'no pretrained weights'}"))
   rows += [
       (f"data {s.name}", f"weight {s.weight:g}",
-       f"{len(sources[s.name]):,} {sources[s.name].media}s of {s.dataset}, {s.view} view")
+       f"{len(sources[s.name]):,} {sources[s.name].media}s of {s.dataset}, {' + '.join(s.views)}")
       for s in config.data.sources]
   rows.append((
       "evaluation", config.eval.split,

@@ -167,8 +167,8 @@ def _contact_sheet(page):
   shots = "".join(page.shot(i) for i in _stride(len(page.records), SHEET))
   return _section(
       "What it sees",
-      f"Every {page.word} beside its true caption and the three held-out captions that the model puts first. The number is "
-      "the rank of the true one: green is first, amber within ten. Picked by a fixed stride.",
+      f"Every {page.word} beside its true caption and the three held-out captions that the model puts first. The number "
+      "is the rank of the true one: green is first, amber within ten. Picked by a fixed stride.",
       f'<div class="grid sheet">{shots}</div>')
 
 
@@ -182,8 +182,8 @@ def _searches(page):
                  f'{_badge(int(found.text_ranks[text]))}</div><div class="row">{images}</div></div>')
   return _section(
       f"Asked for a {page.word}",
-      f"Held-out captions and the five nearest of all {len(page.records)} {page.word}s, framed in green where they carry "
-      "the caption. The number is the rank of the first that does. Picked by a fixed stride.",
+      f"Held-out captions and the five nearest of all {len(page.records)} {page.word}s, framed in green where they "
+      "carry the caption. The number is the rank of the first that does. Picked by a fixed stride.",
       f'<div class="grid searches">{"".join(cards)}</div>')
 
 
@@ -199,8 +199,8 @@ def _answers(page, numbers):
     columns.append(f'<div><h3>{name}</h3><div class="stack">{cards or "<p class=quiet>none</p>"}</div></div>')
   return _section(
       "Questions",
-      f"The answer is the candidate nearest to the prediction for {page.word} and question. The mark in a bar is what comes "
-      "of always giving the most frequent answer. In the examples green is the truth and red a wrong answer.",
+      f"The answer is the candidate nearest to the prediction for {page.word} and question. The mark in a bar is what "
+      "comes of always giving the most frequent answer. In the examples green is the truth and red a wrong answer.",
       _table(head, rows) + f'<div class="grid two">{"".join(columns)}</div>')
 
 

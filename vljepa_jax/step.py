@@ -143,7 +143,8 @@ def make_train_step(
 
     def score(embeds, params):
       scales = {name: params[name] for name in SCALES if name in params}
-      return loss_fn(*embeds, scales, batch["target_id"], jax.random.fold_in(dropout, 1))
+      pred, target = (x.reshape(-1, x.shape[-1]) for x in embeds)  # every text of every row is one of the batch
+      return loss_fn(pred, target, scales, batch["target_id"].reshape(-1), jax.random.fold_in(dropout, 1))
 
     grads, metrics = grads_of(embed, score, state.params, batch, dropout)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)

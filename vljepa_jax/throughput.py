@@ -20,7 +20,7 @@ class Throughput:
   def __init__(self, config: Config, parts: Parts):
     devices = sharding.batch_parts(parts.mesh, config.mesh.rules)
     self._cost = functools.cache(
-        lambda query_length: flops.step_flops(config, parts.frozen, query_length, devices).model_total)
+        lambda query_length, texts: flops.step_flops(config, parts.frozen, query_length, devices, texts).model_total)
     chip = chip_of_device(parts.mesh.devices.flat[0].device_kind)
     self._peak = chip.peak_flops_per_device * parts.mesh.size if chip else None
     self._steps, self._total = 0, 0
@@ -28,7 +28,8 @@ class Throughput:
   def count(self, batch: Mapping[str, np.ndarray]) -> None:
     """A step on this batch, of which every process holds its rows, is under way."""
     self._steps += 1
-    self._total += self._cost(batch["query"].shape[1])
+    *several, query_length = batch["query"].shape[1:]
+    self._total += self._cost(query_length, *(several or [1]))
 
   def take(self) -> float:
     """Operations of a step, on average over those since the last call."""

@@ -249,3 +249,25 @@ def test_it_is_an_elastic_iterator(source):
       global_batch=8, seed=3, query=QUERY, target=TARGET, augment=AUGMENT, preprocess=FIT)
   assert isinstance(iterator, grain.experimental.ElasticIterator)
   iterator.close()
+
+
+def test_several_views_share_a_picture(source, features):
+  views = ("caption", "what", "is_there")
+  for kept, changes in ((features, {}), (None, {"augment": STILL})):
+    (batch,), _ = take([Stream("all", source, views, 1.0, kept)], 1, **changes)
+    assert batch["query"].shape == batch["query_mask"].shape == (8, 3, 64)
+    assert batch["target"].shape == (8, 3, 40) and batch["target_id"].shape == (8, 3)
+    assert not batch["query_mask"][:, 0].any() and batch["query_mask"][:, 1:].any(axis=2).all()
+    for row, record in enumerate(batch["record_id"]):
+      texts = [read(batch["target"][row, k], batch["target_mask"][row, k]) for k in range(3)]
+      assert texts[1] == source.classes[source.records[record].label] and texts[2][:3] in ("yes", "no,")
+      assert [target_id(text) for text in texts] == list(batch["target_id"][row])
+
+
+def test_only_records_that_have_all_views_are_used(source):
+  batches, _ = take([Stream("all", source, ("caption", "which_word"), 1.0)], 6)
+  alone, _ = take([Stream("some", source, "which_word", 1.0)], 6)
+  records = lambda batches: {int(i) for batch in batches for i in batch["record_id"]}
+  assert records(batches) <= records(alone)
+  with pytest.raises(ValueError, match="'all' has the view 'movie'; pets has caption, what, is_there, which_word"):
+    take([Stream("all", source, ("caption", "movie"), 1.0)], 1)

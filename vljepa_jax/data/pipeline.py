@@ -9,6 +9,7 @@ on the seed and the step alone: not on hosts, workers or restarts. The state of 
 
 from collections.abc import Collection, Sequence
 import dataclasses
+import functools
 import sys
 
 import grain
@@ -21,7 +22,6 @@ from vljepa_jax.data.sources import AnySource
 from vljepa_jax.data.text import TextInput, target_id
 from vljepa_jax.data.views import Texts, open_texts
 
-NO_QUERY = np.zeros(0, np.int32), np.zeros(0, bool)
 CHECKED_TEXTS = 2000  # texts of a stream that are tokenized at the start, to warn of truncation with counts
 
 
@@ -33,7 +33,7 @@ class Stream:
     name: for messages.
     source: the pictures or clips and their texts.
     view: one of the source's (`data/views.py`): "caption" (no query; the target is a caption), or a kind of question
-      (the target is its answer).
+      (the target is its answer). Or several of them: every example then has a text of each, which share its picture.
     weight: share of the examples, relative to the other streams.
     features: (records, views, N, D) tokens of a frozen X-encoder, one row for each record of the source; training
       draws one of the views. None decodes and augments the pictures instead.
@@ -44,10 +44,15 @@ class Stream:
 
   name: str
   source: AnySource
-  view: str
+  view: str | tuple[str, ...]
   weight: float
   features: np.ndarray | None = None
   tokens: int = 0
+
+  @property
+  def views(self) -> tuple[str, ...]:
+    """The views of an example."""
+    return (self.view,) if isinstance(self.view, str) else self.view
 
 
 def make_train_iterator(
@@ -72,6 +77,7 @@ def make_train_iterator(
     query (b, Q) int32, query_mask (b, Q) bool; Q is 0 in batches of captions
     target (b, L) int32, target_mask (b, L) bool, target_id (b,) int32
     record_id (b,) int32, the index of the record in its source; stream (b,) int32, which stream all of them are of
+  A stream of K views has query and target as (b, K, Q), (b, K, L) and so on; captions have no real token of a query.
 
   Args:
     streams: all of them with features, or none.
@@ -169,18 +175,22 @@ class _Examples(grain.transforms.RandomMap):
 
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     index = int(element)
-    query, answer = self._texts.draw(index, self._stream.view, rng)
-    query_ids, query_mask = NO_QUERY if query is None else _one(self._query, query)
-    target_ids, target_mask = _one(self._target, answer)
-    return self._media(index, rng) | {
-        "query": query_ids,
-        "query_mask": query_mask,
-        "target": target_ids,
-        "target_mask": target_mask,
-        "target_id": target_id(answer),
-        "record_id": np.int32(index),
-        "stream": self._number,
-    }
+    drawn = [self._texts.draw(index, view, rng) for view in self._stream.views]
+    queries, answers = [query for query, _ in drawn], [answer for _, answer in drawn]
+    texts = dict(zip(("query", "query_mask"), self._queries(queries)))
+    texts |= dict(zip(("target", "target_mask"), self._target(answers)))
+    texts["target_id"] = np.array([target_id(answer) for answer in answers], np.int32)
+    if isinstance(self._stream.view, str):
+      texts = {name: rows[0] for name, rows in texts.items()}
+    return self._media(index, rng) | texts | {"record_id": np.int32(index), "stream": self._number}
+
+  def _queries(self, queries: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask, of length 0 where nothing at all is asked."""
+    asked = np.array([query is not None for query in queries])
+    if not asked.any():
+      return np.zeros((len(queries), 0), np.int32), np.zeros((len(queries), 0), bool)
+    ids, mask = self._query([query or "" for query in queries])
+    return ids, mask & asked[:, None]
 
   def _media(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     features = self._stream.features
@@ -191,11 +201,6 @@ class _Examples(grain.transforms.RandomMap):
       return {"visual": tokens}
     return {"video": training_frames(
         self._stream.source, index, self._frames, self._preprocess, self._augment, rng)}
-
-
-def _one(texts: TextInput, text: str) -> tuple[np.ndarray, np.ndarray]:
-  ids, mask = texts([text])
-  return ids[0], mask[0]
 
 
 def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> None:
@@ -222,10 +227,11 @@ def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> No
 
 def _usable_records(stream: Stream, texts: Texts) -> np.ndarray:
   """Indices of the records that the stream trains on. An index, since grain cannot filter and resume exactly."""
-  if stream.view not in texts.views:
-    raise ValueError(
-        f"stream {stream.name!r} has the view {stream.view!r}; {stream.source.name} has {', '.join(texts.views)}")
-  usable = texts.usable(stream.view)
+  for view in stream.views:
+    if view not in texts.views:
+      raise ValueError(
+          f"stream {stream.name!r} has the view {view!r}; {stream.source.name} has {', '.join(texts.views)}")
+  usable = functools.reduce(np.intersect1d, map(texts.usable, stream.views))
   if not len(usable):
     raise ValueError(
         f"stream {stream.name!r}: no record of {stream.source.name} has the view {stream.view!r} and may be trained "
@@ -237,6 +243,6 @@ def _warn_of_truncation(
     stream: Stream, texts: Texts, usable: np.ndarray, query: TextInput, target: TextInput) -> None:
   """Tokenizes the first texts of a stream at once, so that the tokenizer warns once, with counts that say something."""
   rng = np.random.default_rng(0)
-  drawn = [texts.draw(int(i), stream.view, rng) for i in usable[:CHECKED_TEXTS]]
+  drawn = [texts.draw(int(i), view, rng) for i in usable[:CHECKED_TEXTS] for view in stream.views]
   query([asked for asked, _ in drawn if asked is not None])
   target([answer for _, answer in drawn])

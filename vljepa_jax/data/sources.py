@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vljepa_jax.data import babyai, openclipart
-from vljepa_jax.data.clips import ClipSource
+from vljepa_jax.data.clips import ClipRecord, ClipSource
 from vljepa_jax.data.image import ImageError, read_image
 
 OPENCLIPART = "openclipart"
@@ -91,8 +91,8 @@ def open_source(dataset: str, split: str) -> AnySource:
   """Opens a split.
 
   Args:
-    dataset: "openclipart", "babyai", or a folder that `tfds.builder_from_directory` reads, such as `my_data/1.0.0`, whose
-      records have `FIELDS`: id, title, caption, keywords (one a line) and image (encoded bytes) as Text, label as
+    dataset: "openclipart", "babyai", or a folder that `tfds.builder_from_directory` reads, such as `my_data/1.0.0`,
+      whose records have `FIELDS`: id, title, caption, keywords (one a line) and image (encoded bytes) as Text, label as
       ClassLabel, stored as ArrayRecord.
     split: name of a split.
 
@@ -107,7 +107,7 @@ def open_source(dataset: str, split: str) -> AnySource:
     return Source(dataset, split, openclipart.data_source(split), openclipart.CLASSES)
   if dataset == babyai.NAME:
     _check_split(dataset, split, babyai.SPLITS)
-    return babyai.open_split(split)
+    return _open_babyai(split)
   path = pathlib.Path(dataset)
   if not (path / "dataset_info.json").is_file():
     raise FileNotFoundError(
@@ -122,6 +122,19 @@ def open_source(dataset: str, split: str) -> AnySource:
     raise ValueError(f"the field 'label' of {dataset} must be a tfds.features.ClassLabel")
   _check_split(dataset, split, list(builder.info.splits))
   return Source(dataset, split, builder.as_data_source(split), features["label"].names)
+
+
+def _open_babyai(split: str) -> ClipSource:
+  data, atlas = babyai.data_source(split), babyai.load_atlas()
+  clips = [babyai.decode(data[i]) for i in range(len(data))]
+
+  def read(index: int, count: int, rng: np.random.Generator | None) -> np.ndarray:
+    clip = clips[index]
+    return babyai.render(atlas, clip.codes[babyai.sample_frames(clip, count, rng)])
+
+  records = [ClipRecord(clip.id, clip.captions, clip.questions, clip.label) for clip in clips]
+  return ClipSource(
+      babyai.NAME, split, babyai.ACTIONS, records, read, lambda i: clips[i].codes.tobytes() + atlas.tobytes())
 
 
 def decode_record(raw: Mapping[str, Any]) -> Record:

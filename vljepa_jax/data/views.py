@@ -27,7 +27,7 @@ class Texts(Protocol):
   views: tuple[str, ...]
 
   def usable(self, view: str) -> np.ndarray:
-    """Indices of the records that have such a text and may be trained on."""
+    """Sorted indices of the records that have such a text and may be trained on."""
 
   def draw(self, index: int, view: str, rng: np.random.Generator) -> tuple[str | None, str]:
     """A query, None in views of captions, and the target text."""

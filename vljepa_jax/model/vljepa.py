@@ -86,16 +86,23 @@ class VLJepa(nn.Module):
 
     Args:
       batch: `video` (B, T, H, W, 3) uint8, or in its place `visual` (B, N, D), the tokens that a frozen
-        X-encoder gave earlier; `query`, `query_mask` (B, Q); `target`, `target_mask` (B, L).
+        X-encoder gave earlier; `query`, `query_mask` (B, Q); `target`, `target_mask` (B, L). Or K texts that share
+        the video: (B, K, Q) and (B, K, L).
       deterministic: no dropout.
 
     Returns:
-      pred_embed (B, E), target_embed (B, E), of unit length.
+      pred_embed, target_embed, of unit length; (B, E), or (B, K, E).
     """
     visual = batch["visual"] if "visual" in batch else self.encode_video(batch["video"])
-    pred = self.predict(visual, batch["query"], batch["query_mask"], deterministic)
-    target = self.encode_text(batch["target"], batch["target_mask"], deterministic)
-    return constrain(pred, "act_batch", "act_joint"), constrain(target, "act_batch", "act_joint")
+    texts = [batch[name] for name in ("query", "query_mask", "target", "target_mask")]
+    several = texts[0].shape[1:-1]  # (K,) or ()
+    if several:
+      visual = jnp.repeat(visual, several[0], axis=0)
+      texts = [x.reshape(-1, x.shape[-1]) for x in texts]
+    pred = self.predict(visual, *texts[:2], deterministic)
+    target = self.encode_text(*texts[2:], deterministic)
+    place = lambda x: constrain(x.reshape(-1, *several, x.shape[-1]), "act_batch", *[None] * len(several), "act_joint")
+    return place(pred), place(target)
 
 
 def pool_tokens(tokens: jax.Array, grid: tuple[int, int, int], pooling: tuple[int, int, int]) -> jax.Array:
