@@ -1,8 +1,8 @@
 """Frames as tile codes: what a code stands for, how it looks, how a clip is packed.
 
-A frame is (8, 8) uint8, row by row from the top; a code is an index into an atlas of tiles. Walls form the border, doors
-stand in it, and its top left corner shows what the agent carries: an object there is a carried one, a wall is an empty
-hand.
+A frame is (8, 8) uint8, row by row from the top; a code is an index into an atlas of tiles. Walls form the border,
+doors stand in it, and its top left corner shows what the agent carries: an object there is a carried one, a wall is an
+empty hand.
 """
 
 import importlib.util
