@@ -1,7 +1,7 @@
 """Rates and sizes of the babyai world: python benchmarks/babyai.py.
 
-Needs `pip install minigrid`. On one core: clips generated a second; bytes of a clip as tile codes and as pixels; clips of 8
-frames rendered a second from tile codes by one gather, and the same from the atlas by a loop over tiles, in turns.
+Needs `pip install minigrid`. On one core: clips generated a second; bytes of a clip as tile codes and as pixels; clips
+of 8 frames rendered a second from tile codes by one gather, and by a loop over tiles, in turns.
 """
 
 import pathlib
@@ -17,7 +17,7 @@ from vljepa_jax import cli
 from vljepa_jax.data.babyai import HELD_OUT_PAIRS, tiles
 
 _CLIPS = flags.DEFINE_integer("clips", 800, "Clips to generate.", lower_bound=8)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that both ways of rendering are timed; the best counts.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that both ways of rendering run; the best counts.", lower_bound=1)
 FRAMES = 8
 
 

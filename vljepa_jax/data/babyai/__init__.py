@@ -1,9 +1,9 @@
 """babyai: videos of an agent that carries out sub-goals in a room of MiniGrid, with captions, questions and answers.
 
 A clip shows one sub-goal (go to, pick up, drop, put next to, open, close, unlock, open a box), cut out of a chain of
-them; a stream is a chain of any length. Frames are stored as tile codes and rendered by one gather from an atlas that is
-stored with them, so that reading needs no minigrid (`pip install minigrid`); generating does. The set is generated when
-it is first asked for.
+them; a stream is a chain of any length. Frames are stored as tile codes and rendered by one gather from an atlas that
+is stored with them, so that reading needs no minigrid (`pip install minigrid`); generating does. The set is generated
+when it is first asked for.
 """
 
 from vljepa_jax.data.babyai.questions import ACTIONS, KINDS, Question

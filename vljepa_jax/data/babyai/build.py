@@ -3,8 +3,8 @@
   pip install minigrid
   python -m vljepa_jax.data.babyai.build [--out=DIR] [--clips=12000]
 
-writes DIR/babyai/1.0.0, DIR being TFDS's data folder unless given, in less than a minute on two cores. The same seed and
-number of clips give the same records in the same order.
+writes DIR/babyai/1.0.0, DIR being TFDS's data folder unless given, in less than a minute on two cores. The same seed
+and number of clips give the same records in the same order.
 """
 
 import argparse

@@ -61,13 +61,18 @@ def make_records(split: str, size: int, seed: int) -> Iterator[dict]:
   starts = range(0, size, BATCH)
   batches = [range(start, min(start + BATCH, size)) for start in starts]
   make = functools.partial(make_batch, split, seed)
-  workers = min(len(os.sched_getaffinity(0)), len(batches))
+  workers = min(cores(), len(batches))
   if workers == 1:
     yield from itertools.chain.from_iterable(map(make, batches))
     return
   spawn = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
     yield from itertools.chain.from_iterable(pool.map(make, batches))
+
+
+def cores() -> int:
+  """Cores that this process may use."""
+  return len(os.sched_getaffinity(0))
 
 
 def make_batch(split: str, seed: int, indices: Sequence[int]) -> list[dict]:

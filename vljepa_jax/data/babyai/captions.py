@@ -38,8 +38,8 @@ DETAILED_LAID = (
     "the agent {act}: {carry}, it {move}, {x} comes to lie {place}, and {result}",
 )
 ACTS = {
-    GO: "comes to stand before {x}", PICK: "picks up {x}", DROP: "drops {x}", PUT: "puts {x} next to {y}", OPEN: "opens {x}",
-    CLOSE: "closes {x}", UNLOCK: "uses {key} to unlock {x}", OPEN_BOX: "opens {x}"}
+    GO: "comes to stand before {x}", PICK: "picks up {x}", DROP: "drops {x}", PUT: "puts {x} next to {y}",
+    OPEN: "opens {x}", CLOSE: "closes {x}", UNLOCK: "uses {key} to unlock {x}", OPEN_BOX: "opens {x}"}
 
 
 def name(thing: Thing) -> str:
@@ -53,7 +53,7 @@ def a_name(thing: Thing) -> str:
 
 
 def brief(goal: Goal) -> tuple[str, ...]:
-  """Wordings of what is done with what, the canonical one first; those of one verb have the same order for any thing."""
+  """Wordings of what is done with what, the canonical one first; a verb has them in one order for all things."""
   words = {"x": name(goal.subject), "p": f"the {goal.subject[1]} that is {goal.subject[0]}"}
   if goal.other:
     words |= {"y": name(goal.other), "q": f"the {goal.other[1]} that is {goal.other[0]}"}
@@ -91,15 +91,16 @@ def place(scene: Scene, goal: Goal) -> str:
   near = [thing for thing in beside(scene, cell) if thing != goal.other]
   if near:
     return f"{part} beside {name(near[0])}"
-  sides = [side for side, at in (("left", x == 1), ("right", x == SIZE - 2), ("upper", y == 1), ("lower", y == SIZE - 2))
-           if at]
+  end = SIZE - 2
+  at_wall = {"left": x == 1, "right": x == end, "upper": y == 1, "lower": y == end}
+  sides = [side for side, there in at_wall.items() if there]
   return f"{part} by the {sides[0]} wall" if len(sides) == 1 else f"{part} in the corner" if sides else part
 
 
 def movement(first: Scene, last: Scene) -> str:
   """How the agent gets from one frame to the other."""
   if first.agent == last.agent:
-    return "does not move" if first.direction == last.direction else f"turns to face {DIRECTIONS[last.direction]}"
+    return f"turns to face {DIRECTIONS[last.direction]}"
   start, end = quadrant(first.agent), quadrant(last.agent)
   if start == end:
     return f"walks to another spot in the {end} part"

@@ -3,7 +3,7 @@
   action      what does the agent do?                         one of 8
   colour      what colour is the thing it deals with?         one of 6
   type        what is the thing it deals with?                one of 4
-  object      which thing does it deal with?                  one of 8, among them all that the last frame shows
+  object      which thing does it deal with?                  one of 8, first those that the last frame shows
   carrying    what does the agent carry at the end?           nothing or any object
   where       where is the thing at the end?                  one of 4 parts of the room and 4 walls; if it is there
   count       how many objects lie on the floor at the end?   none to 6; doors are no objects

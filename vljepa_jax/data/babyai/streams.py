@@ -43,7 +43,8 @@ class Stream:
 def stream_parts(seed: int, index: int) -> Iterator[tuple[np.ndarray, Event]]:
   """An endless stream, event by event: their frames (n, 8, 8) uint8, and what they show. Needs minigrid.
 
-  The same seed and index give the same stream, in rooms that no clip of the data set shows. Held-out pairs do not occur.
+  The same seed and index give the same stream; no seed shares its draws with a clip of the data set. Held-out pairs do
+  not occur.
   """
   require_minigrid()
   from vljepa_jax.data.babyai import chain

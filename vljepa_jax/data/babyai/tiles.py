@@ -1,8 +1,8 @@
 """Frames as tile codes: what a code stands for, how it looks, how a clip is packed.
 
-A frame is (8, 8) uint8, row by row from the top; a code is an index into an atlas of tiles. Walls form the border, doors
-stand in it, and its top left corner shows what the agent carries: an object there is a carried one, a wall is an empty
-hand.
+A frame is (8, 8) uint8, row by row from the top; a code is an index into an atlas of tiles. Walls form the border,
+doors stand in it, and its top left corner shows what the agent carries: an object there is a carried one, a wall is an
+empty hand.
 """
 
 import importlib.util
@@ -33,7 +33,7 @@ COUNT = FIRST_DOOR + len(DOORS)
 OBJECT_CODES = {thing: FIRST_OBJECT + i for i, thing in enumerate(OBJECTS)}
 DOOR_CODES = {door: FIRST_DOOR + i for i, door in enumerate(DOORS)}
 
-NEXT_FRAME = 64  # added to the cell of the first change of a frame
+NEXT_FRAME = 64  # added to the step to the cell of the first change of a frame
 
 
 def empty_room() -> np.ndarray:
@@ -81,26 +81,25 @@ def draw_atlas(pixels: int = TILE) -> np.ndarray:
 
 def pack(codes: np.ndarray) -> bytes:
   """Packs (S, 8, 8) codes: the cells that change from frame to frame, the first against an empty room, deflated."""
-  changes = bytearray()
-  before = empty_room()
-  for frame in codes:
-    cells = np.flatnonzero(frame != before)
-    cells = cells if len(cells) else np.zeros(1, int)
-    for i, cell in enumerate(cells):
-      changes += bytes((int(cell) + NEXT_FRAME * (i == 0), int(frame.flat[cell])))
-    before = frame
+  flat = codes.reshape(-1, CELLS)
+  changed = flat != np.concatenate([empty_room().reshape(1, CELLS), flat[:-1]])
+  changed[:, 0] |= ~changed.any(axis=1)  # every frame has an entry
+  frame_of, cells = np.nonzero(changed)
+  moves = np.diff(cells, prepend=0) % CELLS + NEXT_FRAME * (np.diff(frame_of, prepend=-1) > 0)
+  changes = np.stack([moves, flat[frame_of, cells]], axis=1).astype(np.uint8)
   deflate = zlib.compressobj(9, wbits=-15)
-  return deflate.compress(bytes(changes)) + deflate.flush()
+  return deflate.compress(changes.tobytes()) + deflate.flush()
 
 
 def unpack(packed: bytes) -> np.ndarray:
   """The (S, 8, 8) uint8 codes that `pack` was given."""
   changes = np.frombuffer(zlib.decompress(packed, wbits=-15), np.uint8).reshape(-1, 2)
   frame_of = np.cumsum(changes[:, 0] >= NEXT_FRAME) - 1
+  cells = np.cumsum(changes[:, 0] % NEXT_FRAME) % CELLS
   codes = np.empty((frame_of[-1] + 1, CELLS), np.uint8)
   before, bounds = empty_room().ravel(), np.searchsorted(frame_of, np.arange(len(codes) + 1))
   for frame, (a, b) in zip(codes, itertools.pairwise(bounds), strict=True):
     frame[:] = before
-    frame[changes[a:b, 0] % NEXT_FRAME] = changes[a:b, 1]
+    frame[cells[a:b]] = changes[a:b, 1]
     before = frame
   return codes.reshape(-1, SIZE, SIZE)
