@@ -103,6 +103,13 @@ def test_an_unknown_preset_is_named(tower, preset):
     config.model_config(parsed.model)
 
 
+def test_a_field_that_a_preset_lacks_is_named():
+  for field in ("layer", "changes"):
+    parsed = tiny.recipe(**{f"model.predictor.{field}": 3})
+    with pytest.raises(ValueError, match=field):
+      config.model_config(parsed.model)
+
+
 @pytest.mark.parametrize("key, value", [
     ("train.steps", 99), ("eval.batch_size", 7), ("mesh.fsdp", 2), ("profile", (2, 4)),
 ])

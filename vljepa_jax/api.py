@@ -26,6 +26,7 @@ from vljepa_jax import checkpoint
 from vljepa_jax import config as config_lib
 from vljepa_jax import sharding
 from vljepa_jax import step
+from vljepa_jax.batches import embed_texts, in_batches
 from vljepa_jax.config import Config, model_config
 from vljepa_jax.data.image import read_image
 from vljepa_jax.data.preprocess import Preprocess
@@ -37,8 +38,6 @@ from vljepa_jax.weights.sources import resolve
 
 Picture = str | os.PathLike | np.ndarray
 Ranked = list[tuple[str, float]]
-
-MIN_TEXT_LENGTH = 8  # tokens; shorter rows save nothing
 
 
 class Forward:
@@ -140,16 +139,8 @@ class Model:
   def encode_text(self, texts: Sequence[str]) -> np.ndarray:
     """Embeddings of texts by the Y-encoder. n texts -> (n, E)."""
     _check_texts(texts, "texts")
-    tokens, mask = self._target(texts)
-    order = np.argsort(mask.sum(axis=1), kind="stable")  # short texts together, in short rows
-    left = self.config.tokenizers.target.pad_side == "left"
-    limit = self.config.eval.batch_size
-    parts = []
-    for rows in (order[start:start + limit] for start in range(0, len(order), limit)):
-      length = min(mask.shape[1], _power_of_two(max(MIN_TEXT_LENGTH, int(mask[rows].sum(axis=1).max()))))
-      columns = slice(-length, None) if left else slice(length)
-      parts.append(self._run(self.forward.encode_text, tokens[rows, columns], mask[rows, columns]))
-    return np.concatenate(parts)[np.argsort(order)]
+    run = functools.partial(self._run_batch, self.forward.encode_text)
+    return embed_texts(run, texts, self._target, self.config.eval.batch_size)
 
   def predict(self, visual: np.ndarray, query: str | Sequence[str] | None = None) -> np.ndarray:
     """Predicted embeddings of the answer.
@@ -223,16 +214,11 @@ class Model:
     return self.rank(self.predict(self.encode_image(images), query), candidates)
 
   def _run(self, function: Callable[..., jax.Array], *inputs: np.ndarray) -> np.ndarray:
-    """`function` of rows of inputs, batch by batch, without the padding."""
-    limit = self.config.eval.batch_size
-    outputs = []
-    for start in range(0, len(inputs[0]), limit):
-      rows = [x[start:start + limit] for x in inputs]
-      count = len(rows[0])
-      bucket = min(limit, _power_of_two(count))
-      padded = [self._put(np.concatenate([x, np.repeat(x[-1:], bucket - count, axis=0)])) for x in rows]
-      outputs.append(self._fetch(function(self._params, *padded))[:count])
-    return np.concatenate(outputs)
+    """`function` of rows of inputs, batch by batch."""
+    return in_batches(functools.partial(self._run_batch, function), inputs, self.config.eval.batch_size)
+
+  def _run_batch(self, function: Callable[..., jax.Array], *rows: np.ndarray) -> np.ndarray:
+    return self._fetch(function(self._params, *map(self._put, rows)))
 
   def _put(self, rows: np.ndarray) -> jax.Array:
     if self._mesh is None:
@@ -292,11 +278,6 @@ def _prepare(image: Picture, preprocess: Preprocess) -> np.ndarray:
   if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
     raise ValueError(f"a picture must be a path or an (H, W, 3) uint8 array, not {pixels.shape} {pixels.dtype}")
   return preprocess(pixels)
-
-
-def _power_of_two(count: int) -> int:
-  """The smallest one that is at least `count`."""
-  return 1 << (count - 1).bit_length()
 
 
 def _check_texts(texts: Sequence[str], what: str) -> None:

@@ -6,23 +6,16 @@ There are no defaults here: the config file is the one place to look a value up.
 """
 
 import dataclasses
-import difflib
 import json
-import math
 import pathlib
-import types
-import typing
 from typing import Any
 
 import ml_collections
 
-from vljepa_jax.data import preprocess
-from vljepa_jax import loss as losses
-from vljepa_jax.data.text import LEFT, SIDES
+from vljepa_jax import config_checks, config_parsing
 from vljepa_jax.errors import UserError
 from vljepa_jax.model import presets
 from vljepa_jax.model.vljepa import VLJepaConfig
-
 
 FILE = "config.json"
 TOKENIZERS = "tokenizers"  # folder of tokenizers that travel with a model
@@ -37,6 +30,8 @@ MAY_CHANGE = (
 @dataclasses.dataclass(frozen=True)
 class Tower:
   """One pretrained or fresh part: a preset name, single changed fields, and where its weights come from.
+
+  In a recipe the changed fields stand beside the two others; the preset checks their names.
 
   Attributes:
     preset: a name in `model/presets.py`.
@@ -289,8 +284,8 @@ class Config:
 def parse(config: ml_collections.ConfigDict | dict[str, Any]) -> Config:
   """The typed form of a config; UserError names an unknown, missing, mistyped or impossible value and its place."""
   plain = config if isinstance(config, dict) else config.to_dict()
-  parsed = _parse(Config, plain, "config")
-  _check(parsed)
+  parsed = config_parsing.parse_as(Config, plain, "config")
+  config_checks.check(_flat(to_dict(parsed)))
   return parsed
 
 
@@ -376,128 +371,8 @@ def model_config(model: Model) -> VLJepaConfig:
   )
 
 
-def _check(config: Config) -> None:
-  """UserError for values of the right type that no run can use."""
-  if not config.name or "/" in config.name:
-    raise UserError(f"config.name must be a plain name, not {config.name!r}")
-  positive = {
-      "optim.learning_rate", "optim.clip_norm", "data.frames", "data.image_size", "model.embed_width",
-      "tokenizers.query.length", "tokenizers.target.length", "eval.batch_size", "loss.micro_batches",
-      *(f"model.pooling[{i}]" for i in range(3)),
-      *(f"train.{field.name}" for field in dataclasses.fields(Train)),
-  }
-  not_negative = {
-      "seed", "optim.warmup_steps", "optim.weight_decay", "data.workers", "data.feature_views",
-      "data.feature_tokens", "loss.regularizer_weight", "tokenizers.query.pad_id", "tokenizers.target.pad_id",
-  }
-  pooling = {f"model.pooling[{i}]": size for i, size in enumerate(config.model.pooling)}
-  below_one = {"optim.b1", "optim.b2", "optim.ema"}
-  shares = {"optim.final", *(f"data.augment.{field.name}" for field in dataclasses.fields(Augment))}
-  rules = [
-      (positive, lambda x: x > 0, "above 0"),
-      (not_negative, lambda x: x >= 0, "0 or more"),
-      (below_one, lambda x: 0 <= x < 1, "at least 0 and below 1"),
-      (shares, lambda x: 0 <= x <= 1, "within 0..1"),
-  ]
-  values = _flat(to_dict(config)) | pooling
-  for keys, holds, words in rules:
-    for key in sorted(keys):
-      if not (math.isfinite(values[key]) and holds(values[key])):
-        raise UserError(f"config.{key} must be {words}, not {values[key]!r}")
-  choices = {
-      "loss.kind": losses.KINDS,
-      "loss.regularizer": losses.REGULARIZERS,
-      "optim.schedule": ("constant", "cosine"),
-      "model.y_head_init": ("normal", "identity"),
-      "model.token_init": ("", "y_encoder"),
-      "data.preprocess": preprocess.KINDS,
-      **{f"tokenizers.{side}.{field}": SIDES for side in ("query", "target") for field in ("cut", "pad_side")},
-  }
-  for key, known in choices.items():
-    if values[key] not in known:
-      raise UserError(f"config.{key} must be one of {', '.join(map(repr, known))}, not {values[key]!r}")
-  for side in ("query", "target"):
-    if values[f"tokenizers.{side}.prompt"] and values[f"tokenizers.{side}.cut"] == LEFT:
-      raise UserError(
-          f"config.tokenizers.{side}.cut='left' would cut the prompt first; set it to 'right', or leave the prompt out")
-  if config.loss.kind.startswith("sigmoid") != config.model.logit_bias:
-    needed = "needs" if config.loss.kind.startswith("sigmoid") else "has no use for"
-    raise UserError(f"config.loss.kind {config.loss.kind!r} {needed} config.model.logit_bias")
-  if config.train.batch_size % config.loss.micro_batches:
-    raise UserError(
-        f"config.train.batch_size {config.train.batch_size} must be a multiple of config.loss.micro_batches "
-        f"{config.loss.micro_batches}")
-  if config.data.feature_tokens and not config.data.feature_views:
-    raise UserError("config.data.feature_tokens picks among cached tokens: set config.data.feature_views, too")
-  if config.profile:
-    _check_profile(config.profile, config.train.steps)
-  if not config.data.sources:
-    raise UserError("config.data.sources is empty: there is nothing to train on")
-  for i, source in enumerate(config.data.sources):
-    if not source.views:
-      raise UserError(f"config.data.sources[{i}].view names no view")
-    if not source.weight > 0:
-      raise UserError(f"config.data.sources[{i}].weight must be above 0, not {source.weight!r}")
-
-
-def _check_profile(profile: tuple[int, ...], steps: int) -> None:
-  if len(profile) != 2 or not 1 <= profile[0] < profile[1] <= steps + 1:
-    raise UserError(
-        f"config.profile must be () or (first, last) with 1 <= first < last <= {steps + 1} (the steps first..last-1 of "
-        f"{steps}), not {profile!r}")
-
-
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
   """Values of nested dicts by dotted path."""
   if not isinstance(value, dict):
     return {path: value}
   return {k: v for key, child in value.items() for k, v in _flat(child, f"{path}.{key}" if path else key).items()}
-
-
-def _parse(kind: Any, value: Any, path: str) -> Any:
-  """`value` as an instance of the annotation `kind`."""
-  origin, args = typing.get_origin(kind), typing.get_args(kind)
-  if dataclasses.is_dataclass(kind):
-    return _parse_dataclass(kind, value, path)
-  if origin is tuple:
-    if not isinstance(value, (tuple, list)):
-      raise UserError(f"{path} must be a tuple, not {value!r}")
-    kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
-    if len(kinds) != len(value):
-      raise UserError(f"{path} must have {len(kinds)} entries, not {value!r}")
-    return tuple(_parse(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
-  if origin in (typing.Union, types.UnionType):
-    for option in args:
-      try:
-        return _parse(option, value, path)
-      except UserError:
-        continue
-    raise UserError(f"{path} must be {kind}, not {value!r}")
-  if origin is dict or kind is Any:
-    return value
-  if kind is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
-  if kind is type(None) and value is None:
-    return None
-  if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-    return value
-  raise UserError(f"{path} must be {getattr(kind, '__name__', kind)}, not {value!r}")
-
-
-def _parse_dataclass(kind: Any, value: Any, path: str) -> Any:
-  if not isinstance(value, dict):
-    raise UserError(f"{path} must be a dict with the keys of {kind.__name__}, not {value!r}")
-  fields = typing.get_type_hints(kind)
-  if kind is Tower:  # what is not a field of Tower changes the preset, which checks the names itself
-    tuples = lambda v: tuple(map(tuples, v)) if isinstance(v, list) else v  # JSON has lists only
-    changes = {k: tuples(v) for k, v in value.items() if k not in ("preset", "weights")}
-    value = {k: v for k, v in value.items() if k in ("preset", "weights")} | {"changes": changes}
-  for key in value:
-    if key not in fields:
-      near = difflib.get_close_matches(key, fields, n=1)
-      hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(fields)}"
-      raise UserError(f"nothing reads {path}.{key}{hint}")
-  missing = [key for key in fields if key not in value]
-  if missing:
-    raise UserError(f"{path}.{missing[0]} is missing")
-  return kind(**{key: _parse(fields[key], value[key], f"{path}.{key}") for key in fields})

@@ -138,6 +138,14 @@ def score_paraphrase(
   return paraphrase.score(encode_text(paraphrase.triplet_texts(triplets)), triplets)
 
 
+def score_triplets(
+    encode_text: Callable[[Sequence[str]], np.ndarray], triplets: Sequence[paraphrase.KindTriplet]
+) -> dict[str, Any]:
+  """The triplet task of a text encoder alone, by kind; equal texts are encoded once, so that they tie."""
+  texts, index = retrieval.distinct_texts(paraphrase.triplet_texts(paraphrase.without_kinds(triplets)))
+  return paraphrase.score_kinds(encode_text(texts)[index], triplets)
+
+
 def _score_matching(model, held_out, visual):
   labels = np.array([record.label for record in held_out.records])
   pred = model.predict(visual)
@@ -196,8 +204,12 @@ def _row(name, numbers, key, chance, of):
 
 
 def write_results(workdir: pathlib.Path, results: dict[str, Any]) -> None:
-  """Writes `results.json`; whole or not at all, so that a full disk leaves the earlier one."""
-  path = pathlib.Path(workdir) / RESULTS
+  """Writes `results.json` as `write_json` does."""
+  write_json(pathlib.Path(workdir) / RESULTS, results)
+
+
+def write_json(path: pathlib.Path, results: dict[str, Any]) -> None:
+  """Writes results to a file; whole or not at all, so that a full disk leaves the earlier one."""
   partial = path.with_suffix(".partial")
   partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
   partial.replace(path)

@@ -49,6 +49,7 @@ FILENAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+  """The command: builds the data set of the packages that the flags name; exits with a line if one is not there."""
   warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # some maps have 168 million pixels
   parser = argparse.ArgumentParser(description="Builds the openclipart data set.")
   parser.add_argument("--png", required=True, help="openclipart-png: the .deb file or the folder it was extracted to")
@@ -189,6 +190,7 @@ def split_records(records: Sequence[dict]) -> tuple[dict[str, list[dict]], int]:
 
 
 def caption_split(caption: str) -> str:
+  """Returns the split of a caption, 'train' or 'test', by its hash alone: the same at each build."""
   return "test" if hash_fraction(caption) < TEST_FRACTION else "train"
 
 
