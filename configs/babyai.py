@@ -5,18 +5,27 @@ small V-JEPA 2 encoder, frozen as in the paper, whose weights come with the repo
 trained on its cached tokens.
 
 Variants: `pretrain` made those weights, in an hour on two cores: encoder, predictor and a small text encoder from
-scratch, on a caption and eight questions about every clip at once. `debug` is the same in seconds, with nano towers.
+scratch, on a caption and eight questions about every clip at once. `debug` is `pretrain` in seconds, with nano towers.
 """
 
 from configs.base import MINILM, RULES
 from ml_collections import ConfigDict
 
+ENCODER = "pkg://vljepa_jax/data/babyai/encoder"
+# A text of each for every clip; "where" is not asked where the thing has left the floor.
 ALWAYS = ("brief", "action", "colour", "type", "object", "carrying", "count", "is_there", "door_state")
 
 
 def get_config(variant: str = "frozen") -> ConfigDict:
   if variant not in ("frozen", "pretrain", "debug"):
     raise ValueError(f"configs/babyai.py has no variant {variant!r}; there are frozen, pretrain, debug")
+  config = _pretrain()
+  if variant == "frozen":
+    return _frozen(config)
+  return _debug(config) if variant == "debug" else config
+
+
+def _pretrain() -> ConfigDict:
   config = ConfigDict()
   config.name = "babyai_pretrain"
   config.seed = 0
@@ -40,7 +49,7 @@ def get_config(variant: str = "frozen") -> ConfigDict:
           dict(name="all", dataset="babyai", view=ALWAYS, weight=0.9),
           dict(name="where", dataset="babyai", view="where", weight=0.1),
       ),
-      frames=8,
+      frames=4,
       image_size=64,
       preprocess="pad_square",
       augment=dict(min_area=1.0, flip=0.0, jitter=0.0, drop_keywords=0.0, shuffle_keywords=0.0, drop_title=0.0),
@@ -60,5 +69,40 @@ def get_config(variant: str = "frozen") -> ConfigDict:
   config.eval = ConfigDict(dict(
       dataset="babyai", split="test", batch_size=128, class_query="what does the agent do?", class_templates=("{}",),
       report=True,
+  ))
+  return config
+
+
+def _frozen(config: ConfigDict) -> ConfigDict:
+  """The encoder's tokens are computed once; detailed captions, too, are trained on."""
+  config.name = "babyai"
+  config.model.x_encoder.weights = ENCODER
+  config.model.predictor.layers = (0, 2)
+  config.model.predictor.dropout = 0.1
+  config.tokenizers.target.length = 48
+  config.data.sources = (
+      dict(name="all", dataset="babyai", view=ALWAYS, weight=0.7),
+      dict(name="where", dataset="babyai", view="where", weight=0.1),
+      dict(name="detailed", dataset="babyai", view="detailed", weight=0.2),
+  )
+  config.data.feature_views = 4
+  config.optim.groups = (("x_encoder/.*", None), (".*", 1.0))
+  config.train.steps = 1000
+  return config
+
+
+def _debug(config: ConfigDict) -> ConfigDict:
+  """The same run with nano towers, 8 steps and no weights to install."""
+  config.name = "babyai_debug"
+  config.model.x_encoder = ConfigDict(dict(preset="vjepa2_nano", weights=""))
+  config.model.predictor = ConfigDict(dict(preset="nano", weights="", dropout=0.1))
+  config.model.y_encoder = ConfigDict(dict(preset="bert_nano", weights=""))
+  config.model.embed_width = 32
+  for side in (config.tokenizers.query, config.tokenizers.target):
+    side.source = "bytes"
+    side.length = 48
+  config.optim.warmup_steps = 2
+  config.train = ConfigDict(dict(
+      steps=8, batch_size=16, log_every=2, eval_every=8, checkpoint_every=4, keep_checkpoints=2,
   ))
   return config

@@ -1,6 +1,6 @@
 """The shipped recipes parse, build, and have the paper's sizes; nothing is allocated."""
 
-from configs import base, vljepa_sft, vljepa_stage1
+from configs import babyai, base, vljepa_sft, vljepa_stage1
 import jax
 import pytest
 
@@ -21,12 +21,15 @@ def on_eight_devices(config):
   return config_lib.parse(config)
 
 
-@pytest.mark.parametrize("module, variant", [(base, "base"), (base, "debug"), *STAGE1, (vljepa_sft, None)])
+@pytest.mark.parametrize("module, variant", [
+    (base, "base"), (base, "debug"), (babyai, "frozen"), (babyai, "pretrain"), (babyai, "debug"), *STAGE1,
+    (vljepa_sft, None)])
 def test_recipe_builds(module, variant):
   config = on_eight_devices(module.get_config(*[variant] * (variant is not None)))
   parts = make_parts(config)
   assert set(parts.shapes) == {"x_encoder", "predictor", "y_encoder", "log_scale"}
-  assert any(jax.tree.leaves(parts.frozen)) and not all(jax.tree.leaves(parts.frozen))
+  assert any(jax.tree.leaves(parts.frozen)) != (module is babyai and variant != "frozen")
+  assert not all(jax.tree.leaves(parts.frozen))
 
 
 @pytest.mark.parametrize("variant, frozen_x", [("1frame", True), ("8frames", True), ("32frames", False)])
@@ -42,7 +45,7 @@ def test_paper_parameters(variant, frozen_x):
   assert parts.shapes["x_encoder"]["norm"]["scale"].dtype == "float32"
 
 
-@pytest.mark.parametrize("module", [base, vljepa_stage1])
+@pytest.mark.parametrize("module", [babyai, base, vljepa_stage1])
 def test_unknown_variant_is_named(module):
   with pytest.raises(ValueError, match="no variant 'big'; there are"):
     module.get_config("big")

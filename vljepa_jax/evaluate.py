@@ -1,7 +1,8 @@
-"""Repeats the evaluation of a trained model: python -m vljepa_jax.evaluate --workdir=runs/base
+"""Repeats the evaluation of a trained model: python -m vljepa_jax.evaluate --workdir=runs/base [--split=NAME]
 
 Prints the table and writes `results.json` and `report.html` in the workdir; what the earlier `results.json` says of the
-training itself is kept. On several hosts each evaluates on a device of its own, and the first one writes.
+training itself is kept. Of another split than the recipe's it writes `results-NAME.json` alone. On several hosts each
+evaluates on a device of its own, and the first one writes.
 """
 
 import pathlib
@@ -19,35 +20,50 @@ from vljepa_jax.run_log import read_metrics
 KEPT = ("params", "train")  # parts of the results that only the training knows
 
 
-def run(workdir: pathlib.Path) -> dict[str, object]:
+def run(workdir: pathlib.Path, split: str = "") -> dict[str, object]:
   """Evaluates the newest checkpoint, writes what there is to write, and returns the results.
 
+  Args:
+    workdir: of the run.
+    split: of the data set that the recipe evaluates on; "" for the recipe's own.
+
   Raises:
-    UserError: there is no such workdir or checkpoint, or the data set cannot be read.
+    UserError: there is no such workdir, checkpoint or split, or the data set cannot be read.
   """
   model = api.load(workdir)
   with as_user_error(*INPUT_ERRORS):
-    held_out = evaluation.open_held_out(model.config)
+    held_out = evaluation.open_held_out(model.config, split)
+  if split and split != model.config.eval.split:
+    results, _ = evaluation.evaluate(model, held_out)
+    write(workdir / f"results-{split}.json", results)
+    return results
   earlier = evaluation.read_results(workdir)
   before = earlier["paraphrase"]["before"] if "before" in earlier.get("paraphrase", {}) else None
   results, details = evaluation.evaluate(model, held_out, paraphrase_before=before)
   results |= {part: earlier[part] for part in KEPT if part in earlier}
+  write(workdir / evaluation.RESULTS, results)
+  with hosts.together(), as_user_error(OSError):
+    if model.config.eval.report and jax.process_index() == 0:
+      config = config_lib.to_dict(model.config)
+      report.write_report(workdir, results, details, read_metrics(workdir), config)
+  return results
+
+
+def write(path: pathlib.Path, results: dict[str, object]) -> None:
+  """The first process writes the file; UserError on all where it cannot."""
   with hosts.together(), as_user_error(OSError):
     if jax.process_index() == 0:
-      evaluation.write_results(workdir, results)
-      if model.config.eval.report:
-        config = config_lib.to_dict(model.config)
-        report.write_report(workdir, results, details, read_metrics(workdir), config)
-  return results
+      evaluation.write_json(path, results)
 
 
 def main() -> None:
   """The command: evaluates and prints the table."""
   with hosts.joined():
     accelerator.use_compilation_cache()
-    say(evaluation.table(run(pathlib.Path(flags.FLAGS.workdir))))
+    say(evaluation.table(run(pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.split)))
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("workdir", "runs/base", "Folder of the run.")
+  flags.DEFINE_string("split", "", "Another split of the data set than the recipe's.")
   cli.run(main)

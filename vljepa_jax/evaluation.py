@@ -58,7 +58,7 @@ class Details:
   paraphrase: paraphrase.Details
 
 
-def open_held_out(config: Config, split: str | None = None) -> HeldOut:
+def open_held_out(config: Config, split: str = "") -> HeldOut:
   """The held-out split of a recipe, or another one of its data set."""
   held_out = open_source(config.eval.dataset, split or config.eval.split)
   train = open_source(config.eval.dataset, "train")

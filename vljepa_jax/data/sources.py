@@ -129,8 +129,9 @@ def _open_babyai(split: str) -> ClipSource:
   clips = [babyai.decode(data[i]) for i in range(len(data))]
 
   def read(index: int, count: int, rng: np.random.Generator | None) -> np.ndarray:
-    clip = clips[index]
-    return babyai.render(atlas, clip.codes[babyai.sample_frames(clip, count, rng)])
+    windows = rng is not None and rng.random() < babyai.WINDOWS
+    frames = (babyai.window_frames if windows else babyai.sample_frames)(clips[index], count, rng)
+    return babyai.render(atlas, clips[index].codes[frames])
 
   records = [ClipRecord(clip.id, clip.captions, clip.questions, clip.label) for clip in clips]
   return ClipSource(

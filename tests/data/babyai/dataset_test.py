@@ -186,3 +186,11 @@ def test_frames_for_training_jitter_into_the_margins(clips):
   edge = next(clip for clip in clips["train"] if clip.start == 0)
   drawn = np.stack([babyai.sample_frames(edge, 8, rng) for _ in range(100)])
   assert drawn.min() == 0 and drawn.max() < len(edge.codes)
+
+
+def test_windows_are_consecutive_and_show_the_end_in_their_second_half(clips):
+  clip, rng = clips["test"][0], np.random.default_rng(0)
+  drawn = np.stack([babyai.window_frames(clip, 8, rng) for _ in range(100)])
+  inside = (drawn > 0) & (drawn < len(clip.codes) - 1)
+  assert (np.diff(drawn, axis=1)[inside[:, 1:] & inside[:, :-1]] == 1).all()
+  assert {int(np.flatnonzero(row == clip.end)[0]) for row in drawn} == {4, 5, 6, 7}

@@ -22,6 +22,7 @@ SPLITS = ("train", "validation", "test", "test_pairs")
 HELD_OUT_PAIRS: tuple[Thing, ...] = (("blue", "ball"), ("green", "box"), ("purple", "door"))
 
 BUILD = ("-m", "vljepa_jax.data.babyai.build")
+WINDOWS = 0.5  # share of training views that are windows of consecutive frames, the others span the sub-goal
 JITTER_OUT, JITTER_IN = 2, 1  # frames by which training moves start and end
 
 
@@ -144,3 +145,19 @@ def sample_frames(clip: Clip, frames: int, rng: np.random.Generator | None = Non
   if frames == 1:
     return np.array([end])
   return np.rint(np.linspace(start, end, frames)).astype(int)
+
+
+def window_frames(clip: Clip, frames: int, rng: np.random.Generator) -> np.ndarray:
+  """Indices of consecutive frames, as a window that slides over a stream holds them.
+
+  The sub-goal is done in the second half of the window, whose other frames may be of its neighbours.
+
+  Args:
+    frames: how many.
+    rng: places the window.
+
+  Returns:
+    (frames,) int, not decreasing; the first or last frame comes again where the clip ends.
+  """
+  first = clip.end - int(rng.integers(frames // 2, frames))
+  return np.clip(np.arange(first, first + frames), 0, len(clip.codes) - 1)
