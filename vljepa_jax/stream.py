@@ -9,7 +9,7 @@ to decode is told in `selective.py`; texts are the nearest of a file, of the cap
 words of a Y-decoder.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import datetime
 import itertools
@@ -78,72 +78,146 @@ def srt_time(seconds: float) -> str:
   return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02},{part:03}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What the flags say; see `define_flags`."""
+
+  video: str
+  workdir: pathlib.Path
+  policy: str
+  rate: float | None
+  threshold: float
+  pooling: str
+  fps: float
+  stride: int
+  query: str
+  texts: str | None
+  decoder: str | None
+  out: pathlib.Path | None
+
+  @property
+  def name(self) -> str:
+    """What files are named after."""
+    return f"camera{self.video}" if is_camera(self.video) else pathlib.Path(self.video).stem
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """Where files go."""
+    return self.out or self.workdir / "streams" / self.name
+
+
+def run(options: Options) -> int:
+  """Follows a video, prints and writes; returns how many events there were.
+
+  Raises:
+    UserError: the arguments get something wrong, or the video is damaged; events before the damage are written.
+  """
+  camera = is_camera(options.video)
+  if camera and options.policy == "ward":
+    raise UserError("ward needs the whole video, which a camera never gives; take --policy=online")
+  with as_user_error(*INPUT_ERRORS):
+    policy = make_policy(options.policy, options.rate, options.threshold)
+    frames = read_video(options.video, options.fps)
+  model = load(options.workdir, options.decoder)
+  windows = Windows(model, options.fps, options.stride, options.query or None)
+  decode, texts = make_decode(model, options.texts, options.decoder)
+  timeline = Timeline(options.name)
+  session = StreamSession(windows, policy, decode, options.pooling, timeline.watch)
+  recorder = Recorder(options.folder, options.name)
+  print(f"{options.policy}; {describe(windows)}; {texts}", flush=True)
+  try:
+    with stop_on_signals() as stop, as_user_error(VideoError):
+      for event in follow(session, frames, 1 if camera else FILE_BATCH, stop):
+        recorder.write(event)
+        timeline.add(event)
+  finally:
+    recorder.close()
+    timeline.draw(options.folder / "timeline.png")
+  print(f"{recorder.count} events in {datetime.timedelta(seconds=round(session.seconds))}; see {options.folder}")
+  return recorder.count
+
+
 def make_policy(name: str, rate: float | None, threshold: float) -> selective.Policy:
-  """The policy of the flags; `rate` None: as often as the stream changes, or `USUAL_RATE`."""
+  """The policy of a name; without a rate `online` decodes as often as the stream changes, others at `USUAL_RATE`."""
   if name == "online":
-    return selective.Online(threshold, rate=rate or 0.0)
-  return {"uniform": selective.Uniform, "ward": selective.Ward}[name](rate or USUAL_RATE)
+    return selective.Online(threshold, rate or 0.0)
+  return {"uniform": selective.Uniform, "ward": selective.Ward}[name](USUAL_RATE if rate is None else rate)
 
 
-def make_decode(model: api.Model, texts: str | None, decoder: str | None) -> Decode:
-  """How embeddings become texts: words of the decoder, lines of a file, or captions of the model's training set."""
+def load(workdir: pathlib.Path, decoder: str | None) -> api.Model:
+  """The model, with its Y-decoder where one is asked for."""
+  return api.load(workdir, decoder=decoder) if decoder else api.load(workdir)
+
+
+def make_decode(model: api.Model, texts: str | None, decoder: str | None) -> tuple[Decode, str]:
+  """How embeddings become texts, and the same in words: by a decoder, or the nearest line of a file, or the nearest
+  caption that the model was trained on."""
+  if texts and decoder:
+    raise UserError("give either --texts (the nearest of them) or --decoder (words of its own)")
   if decoder:
-    return spelled(model)
+    return spelled(model), f"words by {decoder}"
   if texts:
-    return nearest(model, read_texts(pathlib.Path(texts)))
+    bank = read_texts(pathlib.Path(texts))
+    return nearest(model, bank), f"the nearest of {len(bank):,} texts of {texts}"
   dataset = model.config.data.sources[0].dataset
   with as_user_error(*INPUT_ERRORS):
-    captions = open_source(dataset, "train").captions()
-  return nearest(model, list(dict.fromkeys(captions)))
+    bank = list(dict.fromkeys(open_source(dataset, "train").captions()))
+  return nearest(model, bank), f"the nearest of {len(bank):,} training captions of {dataset}"
 
 
-def describe(windows: Windows, policy: str, texts: str) -> str:
-  """What is about to be done."""
-  cost = "every frame is encoded once"
-  if windows.recomputed > 1:
-    cost = f"every frame is encoded {windows.recomputed:.1f} times, once in each window that it is in"
-  return f"{policy}; windows of {windows.length} frame(s) at {windows.fps:g} a second, {cost}; {texts}"
+def describe(windows: Windows) -> str:
+  """What the embeddings are made of, and what they cost."""
+  often = "once" if windows.recomputed == 1 else f"{windows.recomputed:.1f} times, once for every window that holds it"
+  return f"windows of {windows.length} frame(s), {windows.fps:g} frames a second, each encoded {often}"
 
 
-def follow(session: StreamSession, frames: Iterator[np.ndarray], batch: int, stop: StopRequest) -> Iterable[Event]:
+def follow(session: StreamSession, frames: Iterator[np.ndarray], batch: int, stop: StopRequest) -> Iterator[Event]:
   """Events of a stream until it ends or a signal asks to stop; a VideoError comes when all before it is told."""
   failure = None
-  while not stop.requested:
+  while not (failure or stop.requested):
     taken = []
     try:
       for frame in itertools.islice(frames, batch):
         taken.append(frame)
     except VideoError as error:
       failure = error
-    if taken:
-      yield from session.push(np.stack(taken))
-    if failure or not taken:
+    if not taken:
       break
+    yield from session.push(np.stack(taken))
   yield from session.close()
   if failure:
     raise failure
 
 
-def run(video: str, model: api.Model, windows: Windows, policy: selective.Policy, decode: Decode, pooling: str,
-        folder: pathlib.Path) -> int:
-  """Follows the video, prints and writes; returns how many events there were.
+def define_flags() -> None:
+  """The flags of the command; not at import, where they would meet those of other commands."""
+  flags.DEFINE_string("video", None, "A video file, or the index of a camera, such as 0.")
+  flags.DEFINE_string("workdir", "runs/base", "Folder of the run.")
+  flags.DEFINE_enum("policy", "online", POLICIES, "When to decode.")
+  flags.DEFINE_float(
+      "rate", None, f"Decodes a second. online: as the stream changes by default; others: {USUAL_RATE}.")
+  flags.DEFINE_float("threshold", selective.THRESHOLD, "online: how much change ends a segment; more is rarer.")
+  flags.DEFINE_enum("pooling", "mean", selective.POOLINGS, "What is decoded of a segment: its mean, or its middle.")
+  flags.DEFINE_float("fps", 2.0, "Frames a second that the model sees.")
+  flags.DEFINE_integer("stride", 1, "Frames from one window to the next.", lower_bound=1)
+  flags.DEFINE_string("query", "", "A question about what is seen; without one, what it shows.")
+  flags.DEFINE_string("texts", None, "A file of possible texts, one a line; by default the training captions.")
+  flags.DEFINE_string("decoder", None, "Folder of a trained Y-decoder, to spell texts out.")
+  flags.DEFINE_string("out", None, "Folder for the files; streams/NAME in the workdir by default.")
 
-  Raises:
-    UserError: the video cannot be read, to its end at least, or the folder cannot be written.
-  """
-  del model
-  name = f"camera{video}" if is_camera(video) else pathlib.Path(video).stem
-  with as_user_error(*INPUT_ERRORS):
-    frames = read_video(video, windows.fps)
-  recorder, timeline = Recorder(folder, name), Timeline(name)
-  session = StreamSession(windows, policy, decode, pooling, timeline.watch)
-  try:
-    with stop_on_signals() as stop, as_user_error(VideoError):
-      for event in follow(session, frames, 1 if is_camera(video) else FILE_BATCH, stop):
-        recorder.write(event)
-        timeline.add(event)
-  finally:
-    recorder.close()
-    timeline.draw(folder / "timeline.png")
-  print(f"{recorder.count} events in {datetime.timedelta(seconds=round(session.seconds))}; see {folder}")
-  return recorder.count
+
+def main() -> None:
+  """The command."""
+  given = flags.FLAGS
+  if not given.video:
+    raise UserError("give a video or the index of a camera: --video=film.mp4")
+  accelerator.use_compilation_cache()
+  run(Options(
+      video=given.video, workdir=pathlib.Path(given.workdir), policy=given.policy, rate=given.rate,
+      threshold=given.threshold, pooling=given.pooling, fps=given.fps, stride=given.stride, query=given.query,
+      texts=given.texts, decoder=given.decoder, out=pathlib.Path(given.out) if given.out else None))
+
+
+if __name__ == "__main__":
+  define_flags()
+  cli.run(main)

@@ -224,6 +224,5 @@ class StreamSession:
       return []
     decoded = self._decode(np.stack([segment.embed(self._pooling) for segment in segments]))
     return [
-        Event(segment.time if self._pooling == "mean" else segment.key.time, segment.start, segment.end, text,
-              float(score), segment.key.picture)
+        Event(segment.decode_time(self._pooling), segment.start, segment.end, text, float(score), segment.key.picture)
         for segment, (text, score) in zip(segments, decoded, strict=True)]

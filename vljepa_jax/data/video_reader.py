@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 CAMERA = "/dev/video{}"  # Video4Linux
+EARLY = 1e-6  # seconds; timestamps are rounded
 
 
 class VideoError(ValueError):
@@ -74,18 +75,20 @@ def _why_not(source: str, error: Exception) -> str:
 def _frames(container: Any, source: str, fps: float) -> Iterator[np.ndarray]:
   """Frames at an even rate; closes the container."""
   with container:
-    number, shown, end = 0, None, 0.0
+    number, shown, end, size = 0, None, 0.0, None
     for time, seconds, frame in _timed(container, source):
-      if shown is not None and number / fps < time - 1e-6:
-        pixels = shown.to_ndarray(format="rgb24")
-        while number / fps < time - 1e-6:
+      if shown is None:
+        size = {"width": frame.width, "height": frame.height}  # a stream may change its size; what comes out does not
+      elif number / fps < time - EARLY:
+        pixels = shown.to_ndarray(format="rgb24", **size)
+        while number / fps < time - EARLY:
           yield pixels
           number += 1
       shown, end = frame, time + seconds
     if shown is None:
       raise VideoError(f"{source} holds no frame")
-    pixels = shown.to_ndarray(format="rgb24")
-    while number == 0 or number / fps < end - 1e-6:
+    pixels = shown.to_ndarray(format="rgb24", **size)
+    while number == 0 or number / fps < end - EARLY:
       yield pixels
       number += 1
 
