@@ -12,11 +12,11 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 
 # Layer -> modules; a trailing dot stands for everything below. The longest name that fits counts.
 LAYERS = {
-    5: ("main", "evaluate", "predict", "convert", "plan", "cli"),
+    5: ("main", "evaluate", "predict", "convert", "plan", "stream", "cli"),
     4: ("aot.", "train", "start", "evaluation", "api", "progress", "run_log", "interrupt", "report", "report_style",
-        "curves", "throughput", "profiling", "accelerator"),
+        "curves", "throughput", "profiling", "accelerator", "streaming", "timeline"),
     3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights."),
-    2: ("hosts", "loss", "streamed", "metrics", "tasks.", "data.pipeline"),
+    2: ("hosts", "loss", "streamed", "metrics", "selective", "tasks.", "data.pipeline"),
     1: ("model.", "data."),
     0: ("errors", "chips", "model.presets"),
 }

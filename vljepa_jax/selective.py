@@ -23,7 +23,6 @@ KEPT = 32  # samples of an open segment among which its key is looked for
 # Of `Online`, chosen on openclipart slide-shows of other seeds than those of the benchmark.
 THRESHOLD = 1.7
 WINDOW = 8
-SHORTEST = 2
 FOLLOW = 0.1  # what a decode adds to the logarithm of a threshold that follows a rate
 
 T = TypeVar("T")
@@ -223,8 +222,9 @@ class Online:
 
   The newest `window` samples wait. For every way to split them, all before the split, back to the start of the segment,
   are compared with all behind it: n m / (n + m) times the squared distance of the two means, which is what Ward linkage
-  pays for merging them. Where the best split is worth more than the threshold, the segment ends there. So a change
-  is told within `window` samples or never, and what is kept is those, a sum and `KEPT` samples.
+  pays for merging them. Where the best split is worth more than the threshold, and was the best one a sample ago too,
+  the segment ends there. So a change is told two to `window` samples after it or never, and what is kept is those,
+  a sum and `KEPT` samples.
 
   With a rate the threshold follows it: every decode raises it by a factor, the time between lets it sink, so that in
   the long run there are so many decodes a second.
@@ -233,18 +233,17 @@ class Online:
     threshold: worth of a split, of unit vectors; with a rate, the one to start from.
     rate: decodes a second; 0 keeps the threshold as it is.
     window: samples that wait.
-    shortest: samples that either side of a split must have.
   """
 
-  def __init__(
-      self, threshold: float = THRESHOLD, rate: float = 0.0, window: int = WINDOW, shortest: int = SHORTEST):
-    if not 1 <= shortest < window:
-      raise ValueError(f"a window of {window} samples has no place for parts of {shortest}")
+  def __init__(self, threshold: float = THRESHOLD, rate: float = 0.0, window: int = WINDOW):
+    if window < 2:
+      raise ValueError(f"a window of {window} samples cannot be split; give at least 2")
     self.threshold = _positive("threshold", threshold)
     self._rate = _positive("rate", rate) if rate else 0.0
-    self._window, self._shortest = window, shortest
+    self._window = window
     self._open, self._last = _Open(0.0), 0.0
     self._waiting: collections.deque[Sample] = collections.deque()
+    self._place: float | None = None  # time of the first sample behind the best split
 
   def push(self, sample: Sample) -> list[Segment]:
     if len(self._waiting) == self._window:
@@ -253,7 +252,8 @@ class Online:
     self.threshold *= math.exp(-FOLLOW * self._rate * (sample.time - self._last))
     self._last = sample.time
     split, worth = self._best_split()
-    return [self._cut(split)] if worth > self.threshold else []
+    before, self._place = self._place, self._waiting[split].time
+    return [self._cut(split)] if worth > self.threshold and self._place == before else []
 
   def close(self, end: float) -> list[Segment]:
     while self._waiting:
@@ -272,11 +272,8 @@ class Online:
     before = self._open.sum + behind[0] - behind
     m = np.arange(len(waiting), 0, -1)
     n = self._open.count + len(waiting) - m
-    fits = (n >= self._shortest) & (m >= self._shortest)
-    if not fits.any():
-      return 0, -math.inf
     distance = np.square(before / np.maximum(n, 1)[:, None] - behind / m[:, None]).sum(axis=1)
-    worth = np.where(fits, n * m / (n + m) * distance, -math.inf)
+    worth = np.where(n > 0, n * m / (n + m) * distance, -math.inf)
     best = int(np.argmax(worth))
     return best, float(worth[best])
 
@@ -284,7 +281,7 @@ class Online:
     for _ in range(split):
       self._open.add(self._waiting.popleft())
     border = (self._open.last + self._waiting[0].time) / 2
-    segment, self._open = self._open.close(border), _Open(border)
+    segment, self._open, self._place = self._open.close(border), _Open(border), None
     if self._rate:
       self.threshold *= math.exp(FOLLOW)
     return segment
