@@ -1,13 +1,12 @@
-"""How few decodes tell a stream: python benchmarks/streams.py --workdir=runs/base [--kind=slideshow|babyai].
+"""How few decodes tell a stream: python benchmarks/streams.py [--workdir=runs/base] [--kind=slideshow|babyai].
 
-Streams whose events are known are embedded by the model, decoded by every policy at rates over two decades, and scored as
-in the paper (section 4.6; `vljepa_jax/tasks/streams.py`). Writes the whole curves to --out as JSON, and a PNG beside it.
+Streams whose events are known are embedded by the model, decoded by every policy at rates over two decades, and scored
+as in the paper (section 4.6; `vljepa_jax/tasks/streams.py`). Writes the curves to --out as JSON, and as PNG beside it.
 
   slideshow   held-out openclipart pictures with camera motion, uneven durations and cross-fades
   babyai      chains of the BabyAI world, of seeds that training never saw
 
 Embeddings are kept in the workdir, one file a stream: what is interrupted goes on, and another decoder takes minutes.
-Needs `pip install -r benchmarks/requirements.txt`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +39,7 @@ _STRIDE = flags.DEFINE_integer("stride", 1, "Frames from one window to the next.
 _SEED = flags.DEFINE_integer("seed", 1000, "Of the first stream; the next ones follow.")
 _DECODER = flags.DEFINE_string("decoder", "", "Folder of a trained Y-decoder; without one, the nearest text of a bank.")
 _BANK = flags.DEFINE_enum(
-    "bank", "all", ["all", "train"], "Texts to choose from: captions of training, and with all also those of the streams.")
+    "bank", "all", ["all", "train"], "Texts to choose from: captions of training; with all, those of the streams too.")
 _OUT = flags.DEFINE_string("out", "", "JSON to write; docs/results/streams_KIND.json by default.")
 
 RATES = np.geomspace(0.02, 2.0, 17)  # decodes a second: two decades
@@ -233,7 +232,8 @@ def print_saved(results: dict) -> None:
     for policy, parts in results.items():
       for pooling, part in parts.items():
         saved = part["saved"][i]
-        print(f"    {policy:<17} {pooling:<6} {saved['ratio']:5.2f}  ({saved['interval'][0]:.2f}..{saved['interval'][1]:.2f})")
+        low, high = saved["interval"]
+        print(f"    {policy:<17} {pooling:<6} {saved['ratio']:5.2f}  ({low:.2f}..{high:.2f})")
 
 
 def draw(results: dict, title: str, path: pathlib.Path) -> None:

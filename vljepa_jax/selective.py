@@ -1,7 +1,7 @@
 """When to decode a stream of embeddings: every so often, by clusters, or when the meaning has changed.
 
-A policy takes samples one by one and gives segments, each of which is decoded once. Segments follow each other without a
-gap.
+A policy takes samples one by one and gives segments, each of which is decoded once. Segments follow each other without
+a gap.
 
   Uniform   one decode every 1 / rate seconds, the baseline of the paper (section 4.6).
   Ward      agglomerative clustering with Ward linkage in which only neighbours in time merge, down to as many segments

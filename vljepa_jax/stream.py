@@ -1,7 +1,7 @@
 """Tells what happens in a video, as it happens.
 
   python -m vljepa_jax.stream --workdir=runs/base --video=film.mp4
-  python -m vljepa_jax.stream --workdir=runs/base --video=0 --texts=what_there_may_be.txt        # a camera; Ctrl-C ends it
+  python -m vljepa_jax.stream --workdir=runs/base --video=0 --texts=possible.txt        # a camera; Ctrl-C ends it
   python -m vljepa_jax.stream --workdir=runs/base --video=film.mp4 --policy=ward --rate=0.1
 
 Prints every event when it is over, and writes events.jsonl, NAME.srt (subtitles) and timeline.png into a folder. When
@@ -35,7 +35,7 @@ NO_WORDS = "(no words)"
 
 
 class Recorder:
-  """Writes events as they come: prints them, and keeps events.jsonl and the subtitles up to date.
+  """Writes events as they come, into events.jsonl and subtitles.
 
   Args:
     folder: made if it is not there.
@@ -53,7 +53,6 @@ class Recorder:
 
   def write(self, event: Event) -> None:
     self.count += 1
-    print(f"{event.start:8.1f} - {event.end:8.1f} s  {event.score:5.2f}  {event.text or NO_WORDS}", flush=True)
     line = {name: value for name, value in dataclasses.asdict(event).items() if name != "picture"}
     self._events.write(json.dumps(line, ensure_ascii=False) + "\n")
     self._subtitles.write(subtitle(self.count, event))
@@ -82,7 +81,7 @@ def srt_time(seconds: float) -> str:
 class Options:
   """What the flags say; see `define_flags`."""
 
-  video: str
+  video: str | None
   workdir: pathlib.Path
   policy: str
   rate: float | None
@@ -112,6 +111,8 @@ def run(options: Options) -> int:
   Raises:
     UserError: the arguments get something wrong, or the video is damaged; events before the damage are written.
   """
+  if not options.video:
+    raise UserError("give a video or the index of a camera: --video=film.mp4")
   camera = is_camera(options.video)
   if camera and options.policy == "ward":
     raise UserError("ward needs the whole video, which a camera never gives; take --policy=online")
@@ -128,6 +129,7 @@ def run(options: Options) -> int:
   try:
     with stop_on_signals() as stop, as_user_error(VideoError):
       for event in follow(session, frames, 1 if camera else FILE_BATCH, stop):
+        print(f"{event.start:8.1f} - {event.end:8.1f} s  {event.score:5.2f}  {event.text or NO_WORDS}", flush=True)
         recorder.write(event)
         timeline.add(event)
   finally:
@@ -209,8 +211,6 @@ def define_flags() -> None:
 def main() -> None:
   """The command."""
   given = flags.FLAGS
-  if not given.video:
-    raise UserError("give a video or the index of a camera: --video=film.mp4")
   accelerator.use_compilation_cache()
   run(Options(
       video=given.video, workdir=pathlib.Path(given.workdir), policy=given.policy, rate=given.rate,

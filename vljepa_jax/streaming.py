@@ -145,7 +145,7 @@ class Windows:
         windows.append(list(self._ring))
     return self._samples(times, windows) if windows else []
 
-  def _samples(self, times: Sequence[float], windows: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[Sample]:
+  def _samples(self, times: Sequence[float], windows: Sequence[list[tuple[np.ndarray, np.ndarray]]]) -> list[Sample]:
     parts = np.array([[part for part, _ in window] for window in windows])
     visual = parts.reshape(len(parts), -1, parts.shape[-1]) if self._alone else self._model.encode_prepared(parts)
     embeds = self._model.predict(visual, self._query)

@@ -23,7 +23,8 @@ def is_camera(source: str) -> bool:
 def read_video(source: str, fps: float) -> Iterator[np.ndarray]:
   """Frames at k / fps seconds after the first one, each the one on show at that moment.
 
-  Timestamps count, so files of a variable frame rate are right as well. Rotation tags are not applied. A camera never ends.
+  Timestamps count, so files of a variable frame rate are right as well. Rotation tags are not applied. A camera never
+  ends.
 
   Args:
     source: a file of any kind that FFmpeg reads, or the index of a camera, such as "0".

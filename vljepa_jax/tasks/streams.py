@@ -173,7 +173,7 @@ def decodes_saved(curve: Curve, uniform: Curve, weights: np.ndarray) -> list[dic
 
 
 def _needed(curve: Curve, uniform: Curve, weights: np.ndarray) -> np.ndarray:
-  """For every draw and level: the score, and the rates that uniform decoding and the policy need. (draws, levels, 3)."""
+  """Score of every level, and the rates that uniform decoding and the policy need for it. (draws, levels, 3)."""
   rates, means = _rising_points(curve, weights)
   uniform_rates, uniform_means = _rising_points(uniform, weights)
   per_second = weights @ curve.annotations / (weights @ curve.seconds)
