@@ -42,7 +42,7 @@ _BANK = flags.DEFINE_enum(
     "bank", "all", ["all", "train"], "Texts to choose from: captions of training; with all, those of the streams too.")
 _OUT = flags.DEFINE_string("out", "", "JSON to write; docs/results/streams_KIND.json by default.")
 
-RATES = np.geomspace(0.02, 2.0, 17)  # decodes a second: two decades
+PER_EVENT = np.geomspace(0.1, 10.0, 17)  # decodes for every event: two decades
 THRESHOLDS = np.geomspace(0.05, 16.0, 33)  # of `online`; they give rates over the same range
 COLOURS = {"uniform": "#7f7f7f", "ward": "#1f77b4", "online": "#d62728", "online at a rate": "#ff9896"}
 
@@ -161,15 +161,16 @@ def read(path: pathlib.Path) -> Embedded:
 def cut(streams: Sequence[Embedded]) -> dict[str, list[list[list[selective.Segment]]]]:
   """Segments by policy, setting and stream."""
   with_policy = lambda make: [selective.run(make(), stream.samples, stream.seconds) for stream in streams]
+  rates = PER_EVENT * sum(len(stream.annotations) for stream in streams) / sum(stream.seconds for stream in streams)
   orders = [selective.ward_order(np.stack([sample.embed for sample in stream.samples])) for stream in streams]
   ward = lambda rate: [
       selective.ward_segments(stream.samples, order, round(rate * stream.seconds), stream.seconds)
       for stream, order in zip(streams, orders)]
   return {
-      "uniform": [with_policy(lambda: selective.Uniform(rate)) for rate in RATES],
-      "ward": [ward(rate) for rate in RATES],
+      "uniform": [with_policy(lambda: selective.Uniform(rate)) for rate in rates],
+      "ward": [ward(rate) for rate in rates],
       "online": [with_policy(lambda: selective.Online(threshold)) for threshold in THRESHOLDS],
-      "online at a rate": [with_policy(lambda: selective.Online(rate=rate)) for rate in RATES],
+      "online at a rate": [with_policy(lambda: selective.Online(rate=rate)) for rate in rates],
   }
 
 
