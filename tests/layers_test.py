@@ -12,11 +12,12 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 
 # Layer -> modules; a trailing dot stands for everything below. The longest name that fits counts.
 LAYERS = {
-    5: ("main", "evaluate", "paraphrase", "predict", "convert", "plan", "cli"),
+    5: ("main", "evaluate", "paraphrase", "predict", "convert", "plan", "stream", "cli"),
     4: ("aot.", "train", "start", "evaluation", "api", "text_encoder", "progress", "run_log", "interrupt", "report",
-        "report_style", "curves", "throughput", "profiling", "accelerator"),
+        "report_style", "curves", "throughput", "profiling", "accelerator", "streaming", "timeline"),
     3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights."),
-    2: ("hosts", "loss", "streamed", "metrics", "batches", "config_checks", "config_parsing", "tasks.", "data.pipeline"),
+    2: ("hosts", "loss", "streamed", "metrics", "batches", "selective", "config_checks", "config_parsing", "tasks.",
+        "data.pipeline"),
     1: ("model.", "data."),
     0: ("errors", "chips", "model.presets"),
 }
