@@ -14,6 +14,14 @@ jax.config.update("jax_num_cpu_devices", 8)
 flags.FLAGS(sys.argv[:1])  # grain reads absl flags in its workers
 
 
+@pytest.fixture(scope="module")
+def quick_compiler():
+  """Compiling is most of the time of tests that train; what XLA leaves out changes no sum but its rounding."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(autouse=True)
 def fresh_trace_counters():
   """`chex.assert_max_traces` counts by function name over the whole process; every test starts at zero."""

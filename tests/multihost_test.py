@@ -25,6 +25,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 STEPS = list(range(1, 13))
 SECONDS = 240  # of patience with a busy machine
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")  # `environ` says the same to the other processes
+
 
 class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """A few records of the built-in data set."""
@@ -46,14 +48,6 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     records = openclipart.data_source(split)
     for i in range(count):
       yield i, {field: records[i][field] for field in FIELDS}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-  """Compiling is most of the time; `environ` says the same to the other processes."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from tests import tiny
 from vljepa_jax import loss, sharding, step
 from vljepa_jax.parts import make_parts, make_step
 
-EMA = {"optim.ema": 0.99}
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+EMA = tiny.ONE_LAYER | {"optim.ema": 0.99}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_dropout_depends_on_the_step_alone(single):
 def test_backward_pass_of_frozen_parameters_is_not_built():
   def is_built(part, frozen):
     groups = ((f"{part}/.*", None), (".*", 1.0)) if frozen else ((".*", 1.0),)
-    config = tiny.recipe(**{"optim.groups": groups})
+    config = tiny.recipe(**tiny.ONE_LAYER, **{"optim.groups": groups})
     parts = make_parts(config, jax.devices()[:1])
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tiny.batch(0, config))
     program = make_step(config, parts).lower(parts.state, batch).as_text(debug_info=True)
@@ -122,7 +123,7 @@ def test_temperature_comes_back_to_the_clamp(single):
   np.testing.assert_allclose(metrics["temperature"], 0.01, rtol=1e-6)
 
 
-STILL = {"model.predictor.dropout": 0.0, "optim.ema": 0.0}
+STILL = tiny.ONE_LAYER | {"model.predictor.dropout": 0.0, "optim.ema": 0.0}
 
 
 @pytest.mark.parametrize("kind, count, shape", [
@@ -131,8 +132,9 @@ STILL = {"model.predictor.dropout": 0.0, "optim.ema": 0.0}
 ])
 def test_micro_batches_keep_all_negatives(kind, count, shape):
   changes = STILL | {"loss.kind": kind, "model.logit_bias": kind.startswith("sigmoid")}
-  whole = tiny.Trainer(tiny.recipe(**changes), shape).run(0, 1)
-  parts = tiny.Trainer(tiny.recipe(**changes, **{"loss.micro_batches": count}), shape).run(0, 1)
+  whole = tiny.Trainer(tiny.recipe(**changes), shape)
+  parts = tiny.Trainer(tiny.recipe(**changes, **{"loss.micro_batches": count}), shape, jax.device_get(whole.state))
+  whole.run(0, 1), parts.run(0, 1)
   np.testing.assert_allclose(parts.losses, whole.losses, rtol=1e-6)
   np.testing.assert_allclose(parts.metrics["grad_norm"], whole.metrics["grad_norm"], rtol=1e-5)
   # Adam's moments after one step are the clipped gradients; its first update is their sign, which rounding may turn.

@@ -13,6 +13,9 @@ from vljepa_jax import config as config_lib
 from vljepa_jax import parts as parts_lib
 from vljepa_jax import sharding
 
+# What is compiled takes half the time, and training is training.
+ONE_LAYER = {"model.x_encoder.num_layers": 1, "model.predictor.layers": (0, 1), "model.y_encoder.num_layers": 1}
+
 
 def recipe(**changes):
   """`configs/base.py:debug` with single values changed: recipe(**{"optim.ema": 0.9})."""
@@ -38,18 +41,24 @@ def batch(index, config):
 
 
 class Trainer:
-  """State and step of a recipe on a (data, fsdp, tensor[, slice]) mesh; `losses` collects what the steps give."""
+  """State and step of a recipe on a (data, fsdp, tensor[, slice]) mesh; `losses` collects what the steps give.
 
-  def __init__(self, config, shape=(1, 1, 1)):
+  It starts from the recipe's seed, or from a given state.
+  """
+
+  def __init__(self, config, shape=(1, 1, 1), state=None):
     sizes = dict(zip(("data", "fsdp", "tensor", "slice"), shape))
     self.config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **sizes))
     self.parts = parts_lib.make_parts(self.config, jax.devices()[: math.prod(shape)])
     self.losses = []
     self.step = parts_lib.make_step(self.config, self.parts)
     with self.context():
-      init = lambda key: parts_lib.first_state(
-          self.config, self.parts.tx, self.parts.frozen, sharding.unbox(self.parts.init(key)))
-      self.state = jax.jit(init, out_shardings=self.parts.shardings)(jax.random.key(0))
+      self.state = self._first_state() if state is None else jax.device_put(state, self.parts.shardings)
+
+  def _first_state(self):
+    init = lambda key: parts_lib.first_state(
+        self.config, self.parts.tx, self.parts.frozen, sharding.unbox(self.parts.init(key)))
+    return jax.jit(init, out_shardings=self.parts.shardings)(jax.random.key(0))
 
   @contextlib.contextmanager
   def context(self):

@@ -5,14 +5,15 @@ import signal
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import tiny, tiny_model
-from vljepa_jax import checkpoint, config, evaluation, hosts, run_log, train
+from vljepa_jax import checkpoint, config, evaluation, hosts, run_log, start, train
 from vljepa_jax.errors import UserError
 
-RECIPE = {"train.log_every": 1, "train.checkpoint_every": 4, "train.eval_every": 5}
+RECIPE = tiny.ONE_LAYER | {"train.log_every": 1, "train.checkpoint_every": 4, "train.eval_every": 5}
 EVERY_STEP = list(range(9))
 
 
@@ -23,21 +24,28 @@ def small_and_cached():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluation, "open_held_out", lambda _: held_out)
     for name in ("make_parts", "make_step"):
-      patch.setattr(train, name, once_per_recipe(getattr(train, name)))
+      patch.setattr(train, name, once(getattr(train, name), lambda config: dataclasses.replace(config, profile=())))
+    pretrained_params = once(start.pretrained_params, lambda config: (config.seed, config.model, config.mesh))
+    patch.setattr(start, "pretrained_params", lambda *args: copied(*pretrained_params(*args)))
     yield
 
 
-def once_per_recipe(make):
-  """`make` with its results kept: runs of one recipe share what is compiled, which no step can tell."""
+def once(make, key):
+  """`make` with its results kept by key of the recipe: runs share what is compiled, which no step can tell."""
   made = {}
 
   def kept(config, *rest):
-    key = repr(dataclasses.replace(config, profile=()))
-    if key not in made:
-      made[key] = make(config, *rest)
-    return made[key]
+    name = repr(key(config))
+    if name not in made:
+      made[name] = make(config, *rest)
+    return made[name]
 
   return kept
+
+
+def copied(params, seeded):
+  """Parameters that may be donated."""
+  return jax.tree.map(jnp.copy, params), seeded
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +114,13 @@ def test_every_step_is_logged_once_with_evaluations_where_they_are_due(whole):
   assert all(a["seconds"] < b["seconds"] for a, b in zip(records, records[1:]))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_goes_on_bit_by_bit(whole, tmp_path, monkeypatch, capsys, number):
+@pytest.mark.parametrize("number, profile", [(signal.SIGTERM, (2, 9)), (signal.SIGINT, ())])
+def test_a_stopped_run_goes_on_bit_by_bit(whole, tmp_path, monkeypatch, capsys, number, profile):
   with monkeypatch.context() as patch:
     before_step(patch, 3, lambda: os.kill(os.getpid(), number))
-    train.run(tiny.recipe(**RECIPE, profile=(2, 9)), tmp_path)
-  (trace,) = (tmp_path / "profile" / "plugins" / "profile").iterdir()  # of steps 2 and 3
-  assert any(path.name.endswith(".xplane.pb") for path in trace.iterdir())
+    train.run(tiny.recipe(**RECIPE, profile=profile), tmp_path)
+  traces = list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))  # of steps 2 and 3
+  assert len(traces) == bool(profile)
   assert "stopped after step 3; run the same command again" in capsys.readouterr().out
   assert os.listdir(tmp_path / "checkpoints") == ["3"]
   assert not (tmp_path / "results.json").exists()
@@ -180,7 +188,8 @@ def test_workdir_that_is_a_file(tmp_path):
 def test_features_need_a_frozen_encoder(tmp_path):
   groups = ((".*", 1.0),)
   with pytest.raises(UserError, match="feature_views needs a frozen X-encoder"):
-    train.run(tiny.recipe(**{"data.feature_views": 2, "optim.groups": groups}), tmp_path)
+    train.run(tiny.recipe(**{"data.feature_views": 2, "optim.groups": groups}), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_cached_features_train_and_are_used_again(tmp_path, monkeypatch):
@@ -197,9 +206,23 @@ def test_cached_features_train_and_are_used_again(tmp_path, monkeypatch):
   assert (tmp_path / "results.json").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-  with pytest.raises(UserError, match="the loss is nan at step"):
-    train.run(tiny.recipe(**RECIPE, **{"optim.learning_rate": 1e30, "optim.warmup_steps": 0}), tmp_path)
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+  make_step = train.make_step
+
+  def make(*args):
+    step_fn = make_step(*args)
+
+    def diverged(state, batch):
+      """A step whose parameters are no numbers any more, as after too high a learning rate."""
+      scale = state.params["log_scale"]
+      spoiled = state.params | {"log_scale": jax.device_put(np.float32(np.nan), scale.sharding)}
+      return step_fn(state.replace(params=spoiled), batch)
+
+    return diverged
+
+  monkeypatch.setattr(train, "make_step", make)
+  with pytest.raises(UserError, match="the loss is nan at step 1; lower config.optim.learning_rate"):
+    train.run(tiny.recipe(**RECIPE), tmp_path)
 
 
 def test_a_workdir_that_is_not_shared_is_an_error(tmp_path, monkeypatch):

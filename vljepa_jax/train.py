@@ -44,6 +44,7 @@ def run(config: Config, workdir: pathlib.Path) -> None:
     if config.init_from:
       config = config_lib.with_tokenizers(config, config_lib.own_tokenizers(pathlib.Path(config.init_from)))
     parts = make_parts(config)
+    check_features(config, parts)
     prepare_workdir(config, workdir)
   with hosts.together():
     check_shared(config, workdir)
@@ -198,6 +199,12 @@ class Evaluator:
     return model, self._visual
 
 
+def check_features(config: Config, parts: Parts) -> None:
+  """UserError if tokens are to be cached of an X-encoder that changes."""
+  if config.data.feature_views and not all(jax.tree.leaves(parts.frozen["x_encoder"])):
+    raise UserError("config.data.feature_views needs a frozen X-encoder; set it to 0, or freeze x_encoder/.*")
+
+
 def prepare_workdir(config: Config, workdir: pathlib.Path) -> None:
   """Process 0 makes the workdir and writes config and versions; UserError if it is another run's or not writable."""
   if jax.process_index() != 0:
@@ -259,8 +266,6 @@ def make_features(
     changes: augment.Augment,
 ) -> dict[str, np.ndarray]:
   """Cached tokens of every training source, (records, views, N, D) float16, by data set."""
-  if not all(jax.tree.leaves(parts.frozen["x_encoder"])):
-    raise UserError("config.data.feature_views needs a frozen X-encoder; set it to 0, or freeze x_encoder/.*")
   encode = jax.jit(
       lambda params, video: parts.model.apply({"params": params}, video, method=VLJepa.encode_video),
       out_shardings=parts.whole)
