@@ -15,6 +15,7 @@ from vljepa_jax.config import model_config
 from vljepa_jax.data.preprocess import Preprocess, fit_square
 from vljepa_jax.model.vljepa import VLJepa
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 TEXTS = ["a", "a cat", "dog", "the quick brown fox jumps over it", "car, vehicle", "cat"]
 SIZE = 32
 

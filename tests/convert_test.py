@@ -15,6 +15,7 @@ from vljepa_jax import config as config_lib
 from vljepa_jax.errors import UserError
 from vljepa_jax.parts import make_parts
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 TOWERS = start.TOWERS
 FRESH = {"predictor": {"visual_proj", "query_proj", "head"}, "y_encoder": {"head"}, "x_encoder": set()}
 

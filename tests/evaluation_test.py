@@ -8,6 +8,8 @@ from vljepa_jax import evaluate, evaluation, report
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import Source
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 @pytest.fixture(scope="module")
 def held_out():

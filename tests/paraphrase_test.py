@@ -14,6 +14,7 @@ from vljepa_jax import api, evaluation, paraphrase
 from vljepa_jax.tasks.paraphrase import SUGARCREPE, VISLA, read_sugarcrepe, read_visla
 from vljepa_jax.text_encoder import load_text_encoder
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 FIGURES = {  # of all-MiniLM-L6-v2 by torch, 64 tokens, per cent; they lie beside the data
     "sugarcrepe": {
         "replace_att": 65.0, "replace_obj": 93.9, "replace_rel": 63.9, "swap_att": 22.5, "swap_obj": 14.3},

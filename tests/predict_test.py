@@ -13,6 +13,8 @@ from vljepa_jax import predict
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

@@ -8,6 +8,7 @@ from tests import tiny_model
 from vljepa_jax import config as config_lib
 from vljepa_jax import evaluation, report
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 HISTORY = [
     {"step": 0, "eval/image_to_text/r1": 0.0},
     {"step": 10, "loss": 3.0, "loss/captions": 3.0, "temperature": 0.07, "batch_recall/captions": 0.1},

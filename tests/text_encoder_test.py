@@ -11,6 +11,7 @@ from vljepa_jax.model import presets
 from vljepa_jax.model.text import YEncoder
 from vljepa_jax.text_encoder import load_text_encoder
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 WORDS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "red", "cat", "and", "the", "dog")
 MODULE = YEncoder(presets.y_encoder("bert_nano"), None)
 

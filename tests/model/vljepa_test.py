@@ -17,6 +17,7 @@ from vljepa_jax.model.vision import token_grid
 from vljepa_jax.model.vljepa import VLJepa, VLJepaConfig, pool_tokens
 from vljepa_jax.sharding import AXES
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 RULES = base.RULES
 
 
