@@ -36,22 +36,24 @@ def ward_by_hand(embeds, count):
   return [part[0] for part in parts[1:]]
 
 
-def online_by_hand(embeds, threshold, window):
-  """Borders that `Online` should find, each with the sample at which it is told; loops over everything."""
-  borders, start, before = [], 0, None
+def online_by_hand(embeds, threshold, window, shortest):
+  """What `Online` should close: (start, first sample that counts, end, sample at which it is told); all by loops."""
+  closed, start, counted, before = [], 0, 0, None
   for now in range(1, len(embeds)):
     best, place = -1.0, None
-    for split in range(max(start + 1, now + 1 - window), now + 1):
-      a, b = embeds[start:split].astype(np.float64), embeds[split:now + 1].astype(np.float64)
+    for split in range(max(counted + 1, now + 1 - window), now + 1):
+      a, b = embeds[counted:split].astype(np.float64), embeds[split:now + 1].astype(np.float64)
       worth = len(a) * len(b) / (len(a) + len(b)) * np.sum((a.mean(axis=0) - b.mean(axis=0))**2)
       if worth > best:
         best, place = worth, split
     if best > threshold and place == before:
-      borders.append((place, now))
-      start, before = place, None
+      if place - counted >= shortest:
+        closed.append((start, counted, place, now))
+        start = place
+      counted, before = place, None
     else:
       before = place
-  return borders
+  return closed
 
 
 def borders(segments):
@@ -66,12 +68,17 @@ def check_segments(segments, embeds):
   """Means and keys by hand."""
   firsts = [0, *borders(segments), len(embeds)]
   for segment, first, last in zip(segments, firsts, firsts[1:]):
-    np.testing.assert_allclose(segment.mean, unit(embeds[first:last].mean(axis=0, dtype=np.float64)), atol=1e-6)
-    index = round(segment.key.time / STEP - 0.5)
-    assert first <= index < last
-    np.testing.assert_array_equal(segment.key.embed, embeds[index])
-    middle = (first + last - 1) / 2
-    assert abs(index - middle) <= max(0.5, (last - first) / selective.KEPT * 2)
+    check_segment(segment, embeds, first, last)
+
+
+def check_segment(segment, embeds, first, last):
+  """Of these samples it has the mean, and the one nearest to its middle, or nearly."""
+  np.testing.assert_allclose(segment.mean, unit(embeds[first:last].mean(axis=0, dtype=np.float64)), atol=1e-6)
+  index = round(segment.key.time / STEP - 0.5)
+  np.testing.assert_array_equal(segment.key.embed, embeds[index])
+  middle = (segment.start + segment.end) / 2
+  nearest = min(range(first, last), key=lambda i: abs(STEP * (i + 0.5) - middle))
+  assert first <= index < last and abs(index - nearest) <= (last - first) / selective.KEPT
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -112,19 +119,17 @@ def test_uniform_cuts_at_the_rate(rate, expected):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("threshold, window", [(0.6, 8), (1.5, 5), (0.3, 2), (3.0, 12)])
-def test_online_is_the_split_of_greatest_worth(seed, threshold, window):
-  embeds = stream(seed, [9, 3, 40, 15, 6], noise=0.8)
-  expected = online_by_hand(embeds, threshold, window)
-  policy, told = Online(threshold, window=window), []
-  segments = []
-  for i, sample in enumerate(to_samples(embeds)):
-    closed = policy.push(sample)
-    told += [i] * len(closed)
-    segments += closed
-  segments += policy.close(len(embeds) * STEP)
-  assert list(zip(borders(segments), told)) == expected
-  check_segments(segments, embeds)
+@pytest.mark.parametrize("threshold, window, shortest", [(0.6, 8, 1), (1.5, 5, 3), (0.3, 2, 2), (3.0, 12, 1), (0.3, 8, 4)])
+def test_online_is_the_split_of_greatest_worth(seed, threshold, window, shortest):
+  embeds = stream(seed, [9, 3, 40, 2, 15, 6], noise=0.8)
+  policy, found = Online(threshold, window=window, shortest=shortest), []
+  for now, sample in enumerate(to_samples(embeds)):
+    found += [(segment, now) for segment in policy.push(sample)]
+  expected = online_by_hand(embeds, threshold, window, shortest)
+  assert [(round(s.start / STEP), round(s.end / STEP), now) for s, now in found] == [
+      (start, end, now) for start, _, end, now in expected]
+  for (segment, _), (_, first, last, _) in zip(found, expected):
+    check_segment(segment, embeds, first, last)
 
 
 def test_online_finds_changes_within_its_window():
@@ -138,6 +143,16 @@ def test_online_finds_changes_within_its_window():
     segments += closed
   assert borders(segments + policy.close(125 * STEP)) == list(np.cumsum(lengths)[:-1])
   assert all(1 <= i - border < selective.WINDOW for i, border in zip(told, np.cumsum(lengths)))
+
+
+def test_a_cross_fade_is_no_segment():
+  a, b = unit(np.random.default_rng(0).normal(size=(2, 24)))
+  shares = np.concatenate([np.zeros(20), [0.5, 0.5], np.ones(20)])[:, None]
+  embeds = unit((1 - shares) * a + shares * b)
+  (first, second) = run(Online(0.2), to_samples(embeds), 42 * STEP)
+  assert first.end == second.start == 20 * STEP
+  np.testing.assert_allclose([first.mean, second.mean], [a, b], atol=1e-6)
+  assert len(run(Online(0.2, shortest=2), to_samples(embeds), 42 * STEP)) == 3
 
 
 def test_online_keeps_a_segment_together_that_drifts_a_little():
@@ -181,7 +196,7 @@ def test_state_does_not_grow(make, count):
       assert len(pickle.dumps(policy)) < (selective.KEPT + selective.WINDOW + 4) * one
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.2, 1.0])
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.5])
 def test_the_threshold_follows_a_rate(rate):
   rng = np.random.default_rng(0)
   lengths = rng.integers(4, 40, 900)
@@ -189,6 +204,16 @@ def test_the_threshold_follows_a_rate(rate):
   segments = run(Online(rate=rate), to_samples(embeds), len(embeds) * STEP)
   late = [s for s in segments if s.start > len(embeds) * STEP / 4]
   assert len(late) / (len(embeds) * STEP * 3 / 4) == pytest.approx(rate, rel=0.1)
+
+
+def test_a_threshold_comes_back_from_a_night():
+  rng = np.random.default_rng(0)
+  still, policy = np.repeat(unit(rng.normal(size=(1, 8))), 40_000, axis=0), Online(rate=1.0)
+  samples = to_samples(np.concatenate([still, stream(0, [10] * 100, width=8)]))
+  for sample in samples[:40_000]:
+    assert policy.push(sample) == []
+  assert policy.threshold == pytest.approx(selective.THRESHOLD / selective.SPAN)
+  assert 95 <= sum(len(policy.push(sample)) for sample in samples[40_000:]) <= 105
 
 
 @pytest.mark.parametrize("policy", [Uniform(0.5), Online()])
@@ -224,7 +249,8 @@ def test_thinned_keeps_equal_distances():
     (lambda: Ward(-1.0), "rate must be positive, not -1"),
     (lambda: Online(0.0), "threshold must be positive"),
     (lambda: Online(rate=float("nan")), "rate must be positive, not nan"),
-    (lambda: Online(window=1), "a window of 1 samples cannot be split"),
+    (lambda: Online(window=1), "a window needs two samples and a segment one, not 1 and 3"),
+    (lambda: Online(shortest=0), "a window needs two samples and a segment one, not 8 and 0"),
 ])
 def test_settings_that_make_no_sense(make, message):
   with pytest.raises(ValueError, match=message):

@@ -23,7 +23,9 @@ KEPT = 32  # samples of an open segment among which its key is looked for
 # Of `Online`, chosen on openclipart slide-shows of other seeds than those of the benchmark.
 THRESHOLD = 1.7
 WINDOW = 8
-FOLLOW = 0.1  # what a decode adds to the logarithm of a threshold that follows a rate
+SHORTEST = 3
+# Of a threshold that follows a rate: what a decode adds to its logarithm, and how far it may go.
+FOLLOW, SPAN = 0.1, 30.0
 
 T = TypeVar("T")
 
@@ -226,21 +228,28 @@ class Online:
   the segment ends there. So a change is told two to `window` samples after it or never, and what is kept is those,
   a sum and `KEPT` samples.
 
+  What is over before it has `shortest` samples is a passage, such as a cross-fade: it is not decoded. The next segment
+  begins with it, but its embeddings do not count.
+
   With a rate the threshold follows it: every decode raises it by a factor, the time between lets it sink, so that in
-  the long run there are so many decodes a second.
+  the long run there are so many decodes a second. It stays within `SPAN` times what it was, so that it comes back from
+  a night in which nothing happens.
 
   Args:
     threshold: worth of a split, of unit vectors; with a rate, the one to start from.
     rate: decodes a second; 0 keeps the threshold as it is.
     window: samples that wait.
+    shortest: samples of a segment, at least.
   """
 
-  def __init__(self, threshold: float = THRESHOLD, rate: float = 0.0, window: int = WINDOW):
-    if window < 2:
-      raise ValueError(f"a window of {window} samples cannot be split; give at least 2")
+  def __init__(
+      self, threshold: float = THRESHOLD, rate: float = 0.0, window: int = WINDOW, shortest: int = SHORTEST):
+    if window < 2 or shortest < 1:
+      raise ValueError(f"a window needs two samples and a segment one, not {window} and {shortest}")
     self.threshold = _positive("threshold", threshold)
+    self._bounds = threshold / SPAN, threshold * SPAN
     self._rate = _positive("rate", rate) if rate else 0.0
-    self._window = window
+    self._window, self._shortest = window, shortest
     self._open, self._last = _Open(0.0), 0.0
     self._waiting: collections.deque[Sample] = collections.deque()
     self._place: float | None = None  # time of the first sample behind the best split
@@ -249,11 +258,11 @@ class Online:
     if len(self._waiting) == self._window:
       self._open.add(self._waiting.popleft())
     self._waiting.append(sample)
-    self.threshold *= math.exp(-FOLLOW * self._rate * (sample.time - self._last))
+    self._scale_threshold(-self._rate * (sample.time - self._last))
     self._last = sample.time
     split, worth = self._best_split()
     before, self._place = self._place, self._waiting[split].time
-    return [self._cut(split)] if worth > self.threshold and self._place == before else []
+    return self._cut(split) if worth > self.threshold and self._place == before else []
 
   def close(self, end: float) -> list[Segment]:
     while self._waiting:
@@ -277,14 +286,21 @@ class Online:
     best = int(np.argmax(worth))
     return best, float(worth[best])
 
-  def _cut(self, split: int) -> Segment:
+  def _cut(self, split: int) -> list[Segment]:
     for _ in range(split):
       self._open.add(self._waiting.popleft())
-    border = (self._open.last + self._waiting[0].time) / 2
-    segment, self._open, self._place = self._open.close(border), _Open(border), None
-    if self._rate:
-      self.threshold *= math.exp(FOLLOW)
-    return segment
+    before, self._place = self._open, None
+    if before.count < self._shortest:
+      self._open = _Open(before.start)
+      return []
+    border = (before.last + self._waiting[0].time) / 2
+    self._open = _Open(border)
+    self._scale_threshold(1.0 if self._rate else 0.0)
+    return [before.close(border)]
+
+  def _scale_threshold(self, decodes: float) -> None:
+    """To what it is after so many decodes too many."""
+    self.threshold = float(np.clip(self.threshold * math.exp(FOLLOW * decodes), *self._bounds))
 
 
 def _check_pooling(pooling: str) -> None:

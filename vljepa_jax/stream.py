@@ -200,7 +200,7 @@ def define_flags() -> None:
       "rate", None, f"Decodes a second. online: as the stream changes by default; others: {USUAL_RATE}.")
   flags.DEFINE_float("threshold", selective.THRESHOLD, "online: how much change ends a segment; more is rarer.")
   flags.DEFINE_enum("pooling", "mean", selective.POOLINGS, "What is decoded of a segment: its mean, or its middle.")
-  flags.DEFINE_float("fps", 2.0, "Frames a second that the model sees.")
+  flags.DEFINE_float("fps", 4.0, "Frames a second that the model sees.")
   flags.DEFINE_integer("stride", 1, "Frames from one window to the next.", lower_bound=1)
   flags.DEFINE_string("query", "", "A question about what is seen; without one, what it shows.")
   flags.DEFINE_string("texts", None, "A file of possible texts, one a line; by default the training captions.")
