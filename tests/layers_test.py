@@ -14,9 +14,10 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 LAYERS = {
     5: ("main", "evaluate", "predict", "convert", "plan", "cli"),
     4: ("aot.", "train", "start", "evaluation", "api", "progress", "run_log", "interrupt", "report", "report_style",
-        "curves", "throughput", "profiling", "accelerator"),
-    3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights."),
-    2: ("hosts", "loss", "streamed", "metrics", "tasks.", "data.pipeline"),
+        "curves", "throughput", "profiling", "accelerator", "y_decoder.texts", "y_decoder.held_out", "y_decoder.train"),
+    3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights.", "y_decoder",
+        "y_decoder.recipe", "y_decoder.step", "y_decoder.text_decoder"),
+    2: ("hosts", "loss", "streamed", "metrics", "decoding", "tasks.", "data.pipeline"),
     1: ("model.", "data."),
     0: ("errors", "chips", "model.presets"),
 }

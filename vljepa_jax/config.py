@@ -5,6 +5,7 @@ dataclasses below, so that a misspelt key, a key that nothing reads, or a missin
 There are no defaults here: the config file is the one place to look a value up.
 """
 
+from collections.abc import Callable
 import dataclasses
 import difflib
 import json
@@ -28,6 +29,7 @@ from vljepa_jax.model.vljepa import VLJepaConfig
 FILE = "config.json"
 TOKENIZERS = "tokenizers"  # folder of tokenizers that travel with a model
 TEXTS = ("query", "target")
+DECODER_KEY = "model_workdir"  # only recipes of a Y-decoder (`y_decoder/recipe.py`) have it
 # What may change between two starts of one run: how long, how often, on which devices.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "eval",
@@ -276,14 +278,16 @@ class Config:
 
 def parse(config: ml_collections.ConfigDict | dict[str, Any]) -> Config:
   """The typed form of a config; UserError names an unknown, missing, mistyped or impossible value and its place."""
+  if DECODER_KEY in config:
+    raise UserError("this is the recipe of a Y-decoder, not of a model; give the model's")
   plain = config if isinstance(config, dict) else config.to_dict()
-  parsed = _parse(Config, plain, "config")
+  parsed = parse_value(Config, plain, "config")
   _check(parsed)
   return parsed
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-  """The plain form of a config, which `parse` turns back into the same config."""
+def to_dict(config: Any) -> dict[str, Any]:
+  """The plain form of a typed config, which `parse` turns back into the same config."""
 
   def plain(value):
     if isinstance(value, Tower):
@@ -295,25 +299,31 @@ def to_dict(config: Config) -> dict[str, Any]:
   return plain(config)
 
 
-def write(config: Config, workdir: pathlib.Path) -> None:
+def write(config: Any, workdir: pathlib.Path) -> None:
   """Stores the config in a workdir, as `config.json`; whole or not at all."""
   partial = workdir / f"{FILE}.partial"
   partial.write_text(_text(config), encoding="utf-8")
   partial.replace(workdir / FILE)
 
 
-def is_written(config: Config, workdir: pathlib.Path) -> bool:
+def is_written(config: Any, workdir: pathlib.Path) -> bool:
   """Whether a workdir holds this very config, as `write` stores it."""
   path = workdir / FILE
   return path.is_file() and path.read_text(encoding="utf-8") == _text(config)
 
 
-def _text(config: Config) -> str:
+def _text(config: Any) -> str:
   return json.dumps(to_dict(config), indent=2) + "\n"
 
 
 def read(workdir: pathlib.Path) -> Config:
   """The config of a run; UserError if the workdir has none."""
+  config = read_as(parse, workdir)
+  return with_tokenizers(config, own_tokenizers(pathlib.Path(workdir)))
+
+
+def read_as(parse_plain: Callable[[dict[str, Any]], Any], workdir: pathlib.Path) -> Any:
+  """The config of a workdir, from its plain form by `parse_plain`; UserError names the file that is missing or wrong."""
   path = pathlib.Path(workdir) / FILE
   if not path.is_file():
     what = f"has no {FILE}" if pathlib.Path(workdir).is_dir() else "does not exist"
@@ -323,10 +333,9 @@ def read(workdir: pathlib.Path) -> Config:
   except ValueError as error:
     raise UserError(f"{path} is damaged: {error}") from error
   try:
-    config = parse(plain)
+    return parse_plain(plain)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
-  return with_tokenizers(config, own_tokenizers(pathlib.Path(workdir)))
 
 
 def own_tokenizers(folder: pathlib.Path) -> dict[str, str]:
@@ -341,14 +350,15 @@ def with_tokenizers(config: Config, sources: dict[str, str]) -> Config:
   return dataclasses.replace(config, tokenizers=dataclasses.replace(config.tokenizers, **sides))
 
 
-def check_same_run(old: Config, new: Config, workdir: pathlib.Path) -> None:
+def check_same_run(old: Any, new: Any, workdir: pathlib.Path) -> None:
   """UserError if a run cannot go on with `new` and still be the same run."""
-  before, after = _flat(to_dict(old)), _flat(to_dict(new))
+  before, after = flat(to_dict(old)), flat(to_dict(new))
+  instead = f", where --config.init_from={workdir} starts from its parameters" if isinstance(new, Config) else ""
   for key in sorted(before.keys() | after.keys()):
     if before.get(key) != after.get(key) and not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE):
       raise UserError(
           f"{workdir} holds a run with config.{key} {before.get(key)!r}, not {after.get(key)!r}; choose another "
-          f"--workdir, where --config.init_from={workdir} starts from its parameters")
+          f"--workdir{instead}")
 
 
 def model_config(model: Model) -> VLJepaConfig:
@@ -387,7 +397,7 @@ def _check(config: Config) -> None:
       (below_one, lambda x: 0 <= x < 1, "at least 0 and below 1"),
       (shares, lambda x: 0 <= x <= 1, "within 0..1"),
   ]
-  values = _flat(to_dict(config)) | pooling
+  values = flat(to_dict(config)) | pooling
   for keys, holds, words in rules:
     for key in sorted(keys):
       if not (math.isfinite(values[key]) and holds(values[key])):
@@ -435,14 +445,14 @@ def _check_profile(profile: tuple[int, ...], steps: int) -> None:
         f"{steps}), not {profile!r}")
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
   """Values of nested dicts by dotted path."""
   if not isinstance(value, dict):
     return {path: value}
-  return {k: v for key, child in value.items() for k, v in _flat(child, f"{path}.{key}" if path else key).items()}
+  return {k: v for key, child in value.items() for k, v in flat(child, f"{path}.{key}" if path else key).items()}
 
 
-def _parse(kind: Any, value: Any, path: str) -> Any:
+def parse_value(kind: Any, value: Any, path: str) -> Any:
   """`value` as an instance of the annotation `kind`."""
   origin, args = typing.get_origin(kind), typing.get_args(kind)
   if dataclasses.is_dataclass(kind):
@@ -453,11 +463,11 @@ def _parse(kind: Any, value: Any, path: str) -> Any:
     kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
     if len(kinds) != len(value):
       raise UserError(f"{path} must have {len(kinds)} entries, not {value!r}")
-    return tuple(_parse(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
+    return tuple(parse_value(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
   if origin in (typing.Union, types.UnionType):
     for option in args:
       try:
-        return _parse(option, value, path)
+        return parse_value(option, value, path)
       except UserError:
         continue
     raise UserError(f"{path} must be {kind}, not {value!r}")
@@ -488,4 +498,4 @@ def _parse_dataclass(kind: Any, value: Any, path: str) -> Any:
   missing = [key for key in fields if key not in value]
   if missing:
     raise UserError(f"{path}.{missing[0]} is missing")
-  return kind(**{key: _parse(fields[key], value[key], f"{path}.{key}") for key in fields})
+  return kind(**{key: parse_value(fields[key], value[key], f"{path}.{key}") for key in fields})
