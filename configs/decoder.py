@@ -1,7 +1,8 @@
 """Words from embeddings: python -m vljepa_jax.main --config=configs/decoder.py
 
-The Y-decoder of a finished model, trained from the texts of the model's own recipe; minutes on two cores. Of another model:
---config.model_workdir=runs/mine --workdir=runs/mine_decoder. `:debug` takes seconds, of the model of configs/base.py:debug.
+The Y-decoder of a finished model, trained from the texts of the model's own recipe; minutes on two cores. Of another
+model: --config.model_workdir=runs/mine --workdir=runs/mine_decoder. `:debug` takes seconds, of the model of
+configs/base.py:debug.
 """
 
 from configs.base import RULES

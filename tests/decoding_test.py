@@ -107,7 +107,8 @@ def test_cached_log_probabilities_are_those_without_a_cache(wide):
   for step in range(LENGTH):
     log_probs, cache = decoding._next(decoder, params, cache, last, jnp.int32(step), LENGTH)
     can = np.isfinite(tables[step])
-    np.testing.assert_allclose(np.asarray(log_probs)[can], tables[step][can], atol=1e-5 * np.abs(tables[step][can]).max())
+    expected = tables[step][can]
+    np.testing.assert_allclose(np.asarray(log_probs)[can], expected, atol=1e-5 * np.abs(expected).max())
     last = jnp.asarray(texts[:, step], jnp.int32)
 
 

@@ -323,7 +323,7 @@ def read(workdir: pathlib.Path) -> Config:
 
 
 def read_as(parse_plain: Callable[[dict[str, Any]], Any], workdir: pathlib.Path) -> Any:
-  """The config of a workdir, from its plain form by `parse_plain`; UserError names the file that is missing or wrong."""
+  """The config of a workdir, from its plain form by `parse_plain`; UserError if there is none or it is wrong."""
   path = pathlib.Path(workdir) / FILE
   if not path.is_file():
     what = f"has no {FILE}" if pathlib.Path(workdir).is_dir() else "does not exist"

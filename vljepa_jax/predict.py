@@ -5,9 +5,9 @@
   python -m vljepa_jax.predict --workdir=runs/base --input=pictures/ --texts=wanted.txt
   python -m vljepa_jax.predict --workdir=runs/base --input=cat.jpg --decoder=runs/base_decoder [--beam=4]
 
-The first two rank the candidates for every picture, the third one finds for every line of a file its five pictures in a
-folder, or with a single picture its five lines; none of them needs a decoder. The last one spells the prediction out.
-Scores are cosine similarities, of words that were spelled out to the prediction that they came from. `--json` prints one JSON object.
+The first two rank the candidates for every picture, the third one finds for every line of a file its five pictures in
+a folder, or with a single picture its five lines; none of them needs a decoder. The last one spells the prediction
+out. Scores are cosine similarities, those of words that were spelled out to the prediction that they came from. `--json` prints one JSON object.
 """
 
 from collections.abc import Sequence

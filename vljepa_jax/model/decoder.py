@@ -1,7 +1,7 @@
 """The Y-decoder: words from one embedding, by a small causal Llama-style transformer.
 
-The embedding becomes a few tokens that stand before the text (a prefix, as in ClipCap, arXiv 2111.09734). The paper names
-a "lightweight text decoder" that is not part of the training (section 2) and says no more.
+The embedding becomes a few tokens that stand before the text (a prefix, as in ClipCap, arXiv 2111.09734). The paper
+names a "lightweight text decoder" that is not part of the training (section 2) and says no more.
 """
 
 import flax.linen as nn

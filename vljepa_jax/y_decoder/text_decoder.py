@@ -61,8 +61,8 @@ def check_bond(bond: Bond, y_encoder_params: Any, workdir: pathlib.Path) -> None
   """UserError if a decoder was trained for another Y-encoder than this."""
   if features.hash_params(y_encoder_params) != bond.y_encoder:
     raise UserError(
-        f"the Y-decoder {workdir} was trained for the Y-encoder of {bond.model_workdir}, whose parameters are not those "
-        "of this model; give the decoder of this model, or train one into a workdir of its own")
+        f"the Y-decoder {workdir} was trained for the Y-encoder of {bond.model_workdir}, whose parameters are not "
+        "those of this model; give the decoder of this model, or train one into a workdir of its own")
 
 
 class TextDecoder:
