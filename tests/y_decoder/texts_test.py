@@ -39,19 +39,15 @@ def test_answers(source):
 @pytest.mark.parametrize("angle", [0.0, 0.3, 1.2, np.pi])
 def test_turned_vectors_have_just_that_angle(angle):
   rng = np.random.default_rng(0)
-  embed = rng.normal(size=(50, 40))
-  embed /= np.linalg.norm(embed, axis=1, keepdims=True)
-  turned = np.stack([texts.turn(x, angle, rng) for x in embed])
+  embed = unit(rng.normal(size=(50, 40)))
+  turned = np.stack([texts.turn(x, angle, rng.normal(size=40)) for x in embed])
   np.testing.assert_allclose(np.linalg.norm(turned, axis=1), 1, atol=1e-6)
   np.testing.assert_allclose(np.sum(turned * embed, axis=1), np.cos(angle), atol=1e-6)
 
 
-def test_directions_are_even():
-  rng = np.random.default_rng(0)
-  embed = np.eye(8)[0]
-  turned = np.stack([texts.turn(embed, np.pi / 2, rng) for _ in range(4000)])[:, 1:]
-  np.testing.assert_allclose(turned.mean(axis=0), 0, atol=0.03)
-  np.testing.assert_allclose(turned.T @ turned / 4000, np.eye(7) / 7, atol=0.02)
+def test_a_vector_is_turned_towards_the_direction():
+  embed, direction = np.eye(3)[0], np.array([5.0, 1.0, 0.0])
+  np.testing.assert_allclose(texts.turn(embed, np.pi / 6, direction), [np.sqrt(3) / 2, 0.5, 0.0], atol=1e-6)
 
 
 def test_the_error_is_that_of_the_predictor_on_training_records(source):
@@ -72,39 +68,57 @@ def test_the_error_is_that_of_the_predictor_on_training_records(source):
   assert np.abs(streams[1].cosines - cosines).max() > 1e-4
 
 
-def make_iterator(recipe, share=0, shares=1):
+def unit(x):
+  return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+AXES = np.eye(6, dtype=np.float32)
+PRED = [AXES[:2], AXES[2:3]]
+TARGET = [unit(AXES[:2] + AXES[1::-1]), unit(AXES[2:3] + 0.5 * AXES[3:4])]
+
+
+def make_iterator(recipe):
+  """Batches of two streams, of 12 and of 5 texts."""
   rng = np.random.default_rng(0)
-  streams = [texts.Stream(f"s{i}", w, tuple(map(str, range(n))), np.array(c)) for i, (w, n, c) in enumerate(
-      [(0.75, 12, [0.5, 0.6]), (0.25, 5, [0.9])])]
-  embeds = [rng.normal(size=(len(s.texts), 6)) for s in streams]
-  embeds = [(x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in embeds]
+  streams = [texts.Stream(f"s{i}", weight, tuple(map(str, range(count))), PRED[i], TARGET[i])
+             for i, (weight, count) in enumerate([(0.75, 12), (0.25, 5)])]
+  embeds = [unit(rng.normal(size=(len(s.texts), 6))) for s in streams]
   tokens = [np.full((len(s.texts), 3), 100 * i) + np.arange(len(s.texts))[:, None] for i, s in enumerate(streams)]
-  return texts.make_iterator(streams, embeds, tokens, recipe, share, shares), embeds
+  return texts.make_iterator(streams, embeds, tokens, recipe), embeds
+
+
+def pairs(batches, embeds):
+  """Disturbed embeddings, what they were, and their streams."""
+  rows, noisy = (np.concatenate([b[key] for b in batches]) for key in ("tokens", "embed"))
+  stream, row = rows[:, 0] // 100, rows[:, 0] % 100
+  return noisy, np.stack([embeds[s][r] for s, r in zip(stream, row)]), stream
 
 
 def test_batches_mix_streams_and_disturb_each_by_its_own_error():
   iterator, embeds = make_iterator(tiny_decoder.recipe("x", **{"texts.noise": (1.0, 1.0)}))
-  batches = [next(iterator) for _ in range(16)]
+  noisy, plain, stream = pairs([next(iterator) for _ in range(16)], embeds)
   iterator.close()
-  rows, noisy = (np.concatenate([b[key] for b in batches]) for key in ("tokens", "embed"))
   assert noisy.dtype == np.float32 and noisy.shape == (256, 6)
-  stream, row = rows[:, 0] // 100, rows[:, 0] % 100
   assert (stream == 0).mean() == pytest.approx(0.75, abs=0.01)
-  cosines = np.array([x @ embeds[s][r] for x, s, r in zip(noisy, stream, row)])
-  np.testing.assert_allclose(cosines[stream == 1], 0.9, atol=1e-5)
-  first = np.minimum(np.abs(cosines - 0.5), np.abs(cosines - 0.6))[stream == 0]
-  assert first.max() < 1e-5 and 0.4 < (cosines[stream == 0] > 0.55).mean() < 0.6
+  cosines = np.sum(noisy * plain, axis=1)
+  np.testing.assert_allclose(cosines[stream == 0], np.sqrt(0.5), atol=1e-5)
+  np.testing.assert_allclose(cosines[stream == 1], 1 / np.sqrt(1.25), atol=1e-5)
+  for number, (pred, target) in enumerate(zip(PRED, TARGET)):  # nothing moves but along the errors
+    for x, t in zip(noisy[stream == number], plain[stream == number]):
+      span = np.stack([*(pred - target), t], axis=1)
+      np.testing.assert_allclose(span @ np.linalg.lstsq(span, x)[0], x, atol=1e-5)
+    assert np.linalg.matrix_rank(noisy[stream == number] - plain[stream == number], tol=1e-3) >= 3
 
 
 def test_a_share_of_the_angle_and_exact_resumption():
-  recipe = tiny_decoder.recipe("x", **{"texts.noise": (0.0, 0.5)})
-  iterator, embeds = make_iterator(recipe)
+  iterator, embeds = make_iterator(tiny_decoder.recipe("x", **{"texts.noise": (0.0, 0.5)}))
   first, state = next(iterator), iterator.get_state()
   second = next(iterator)
   iterator.close()
-  cosines = [x @ embeds[t[0] // 100][t[0] % 100] for x, t in zip(first["embed"], first["tokens"])]
-  assert min(cosines) >= np.cos(np.arccos(0.5) / 2) - 1e-5 and max(cosines) < 1
-  again, _ = make_iterator(recipe)
+  noisy, plain, _ = pairs([first, second], embeds)
+  cosines = np.sum(noisy * plain, axis=1)
+  assert np.cos(np.pi / 8) - 1e-5 <= cosines.min() < 0.95 and cosines.max() > 0.99
+  again, _ = make_iterator(tiny_decoder.recipe("x", **{"texts.noise": (0.0, 0.5)}))
   again.set_state(state)
   resumed = next(again)
   again.close()

@@ -1,9 +1,11 @@
 """What a Y-decoder learns from: the texts of its model's own training, and the size of the predictor's error.
 
-Texts are encoded once by the frozen Y-encoder. In training an embedding t is turned away from itself: by an angle, in a
-random direction, so that it becomes cos(angle) t + sin(angle) n with a unit vector n at right angles to t, drawn evenly
-from all of them. The angle is one of those measured between predictions and their targets on training pictures, times a
-random share. What is disturbed stays of unit length, and has exactly the cosines that predictions have.
+Texts are encoded once by the frozen Y-encoder. In training an embedding t is turned away from itself: it becomes
+cos(angle) t + sin(angle) n. The angle is one of those measured between predictions and their targets on training
+pictures, times a random share. The unit vector n is the part at right angles to t of a random mixture of measured errors
+(prediction - target), with normal weights: noise of the shape that errors have, as even noise would not be, which in
+hundreds of dimensions hardly ever leads from one text to another. What is disturbed stays of unit length, and has
+exactly the cosines that predictions have.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -32,13 +34,20 @@ class Stream:
     name: of the source.
     weight: of the source.
     texts: n distinct ones.
-    cosines: (m,) float32, of predictions and their targets on training records.
+    pred: (m, E) predictions for training records.
+    target: (m, E), what they should have been.
   """
 
   name: str
   weight: float
   texts: tuple[str, ...]
-  cosines: np.ndarray
+  pred: np.ndarray
+  target: np.ndarray
+
+  @property
+  def cosines(self) -> np.ndarray:
+    """(m,) float32, of predictions and their targets."""
+    return np.sum(self.pred * self.target, axis=1)
 
 
 def collect(
@@ -61,7 +70,7 @@ def collect(
       Stream(
           s.name, s.weight,
           training_texts(model.config, sources[s.dataset], s.view, held_out, recipe.texts.variants, recipe.seed),
-          measured[s.dataset].cosines(s.view))
+          *measured[s.dataset].pairs(s.view))
       for s in model.config.data.sources)
 
 
@@ -103,12 +112,11 @@ class _Measured:
     self._chosen = [int(i) for i in np.sort(chosen)]
     self._visual = model.encode_image([source.image(i) for i in self._chosen])
 
-  def cosines(self, view: str) -> np.ndarray:
-    """(m,) float32, of the predictions for a view and their targets."""
+  def pairs(self, view: str) -> tuple[np.ndarray, np.ndarray]:
+    """(m, E) predictions for a view, and their targets."""
     if view == CAPTION:
       pred = self._model.predict(self._visual)
-      target = self._model.encode_text([self._source.records[i].caption for i in self._chosen])
-      return np.sum(pred * target, axis=1)
+      return pred, self._model.encode_text([self._source.records[i].caption for i in self._chosen])
     maker, rng = _question_maker(self._source, self._held_out), np.random.default_rng(self._seed)
     able = [place for place, i in enumerate(self._chosen) if view in maker.kinds(i)]
     if not able:
@@ -116,7 +124,7 @@ class _Measured:
           f"none of {len(self._chosen)} records has a question of the kind {view!r}; raise config.texts.error_records")
     questions = [maker.make(self._chosen[place], view, rng) for place in able]
     pred = self._model.predict(self._visual[able], [question.query for question in questions])
-    return np.sum(pred * self._model.encode_text([question.answer for question in questions]), axis=1)
+    return pred, self._model.encode_text([question.answer for question in questions])
 
 
 def _usable(source: Source, held_out: frozenset[str]) -> list[int]:
@@ -149,7 +157,7 @@ def make_iterator(
   parts = []
   for number, stream in enumerate(streams):
     order = np.random.SeedSequence((recipe.seed, number)).generate_state(1)[0]
-    examples = _Examples(embeds[number], tokens[number], angles(stream.cosines), recipe.texts.noise)
+    examples = _Examples(embeds[number], tokens[number], stream, recipe.texts.noise)
     rows = np.arange(len(stream.texts))
     parts.append(grain.MapDataset.source(rows).seed(int(order)).shuffle().repeat(None).random_map(examples))
   return grain.experimental.ElasticIterator(
@@ -163,22 +171,19 @@ def make_iterator(
 class _Examples(grain.transforms.RandomMap):
   """Row -> one training example of a stream."""
 
-  def __init__(self, embed: np.ndarray, tokens: np.ndarray, measured: np.ndarray, noise: tuple[float, float]):
-    self._embed, self._tokens, self._angles, self._noise = embed, tokens, measured, noise
+  def __init__(self, embed: np.ndarray, tokens: np.ndarray, stream: Stream, noise: tuple[float, float]):
+    self._embed, self._tokens, self._noise = embed, tokens, noise
+    self._angles = np.arccos(np.clip(stream.cosines, -1.0, 1.0))
+    self._errors = stream.pred - stream.target
 
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     angle = rng.choice(self._angles) * rng.uniform(*self._noise)
-    return {"embed": turn(self._embed[element], angle, rng), "tokens": self._tokens[element]}
+    direction = rng.standard_normal(len(self._errors), np.float32) @ self._errors
+    return {"embed": turn(self._embed[element], angle, direction), "tokens": self._tokens[element]}
 
 
-def angles(cosines: np.ndarray) -> np.ndarray:
-  """Angles of cosines, in radians."""
-  return np.arccos(np.clip(cosines, -1.0, 1.0))
-
-
-def turn(embed: np.ndarray, angle: float, rng: np.random.Generator) -> np.ndarray:
-  """A unit vector turned by an angle (radians) in a random direction. (E,) -> (E,) float32, of unit length."""
-  noise = rng.standard_normal(len(embed))
-  noise -= (noise @ embed) * embed
-  noise /= max(np.linalg.norm(noise), 1e-9)
-  return (np.cos(angle) * embed + np.sin(angle) * noise).astype(np.float32)
+def turn(embed: np.ndarray, angle: float, direction: np.ndarray) -> np.ndarray:
+  """A unit vector turned by an angle (radians) towards a direction. (E,) -> (E,) float32, of unit length."""
+  across = direction - (direction @ embed) * embed
+  across /= max(np.linalg.norm(across), 1e-9)
+  return (np.cos(angle) * embed + np.sin(angle) * across).astype(np.float32)

@@ -170,10 +170,13 @@ def train(
   steps, every = recipe.train.steps, recipe.train
   step_fn = step_lib.make_step(recipe, parts)
   vote = Vote(parts.mesh)
+  before = None
   clock.resume()
   with stop_on_signals() as stop, jax.transfer_guard("disallow"):
     for done in range(clock.steps + 1, steps + 1):
       state, metrics = step_fn(state, sharding.put_batch(next(iterator), parts.rows))
+      jax.block_until_ready(before)  # one step ahead of the device and no more: a signal then acts at once
+      before = metrics
       ending = vote.is_to_stop(stop.requested) or done == steps
       if done % every.log_every == 0 or ending:
         write_step(recipe, done, metrics, log, clock)
