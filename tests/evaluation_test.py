@@ -80,7 +80,7 @@ def test_results_survive_a_failed_write(tmp_path):
 
 def test_evaluating_again_keeps_what_only_training_knows(tmp_path, monkeypatch, held_out):
   workdir = tiny_model.save_workdir(tmp_path)
-  monkeypatch.setattr(evaluation, "open_held_out", lambda config: held_out)
+  monkeypatch.setattr(evaluation, "open_held_out", lambda config, split: held_out)
   earlier = {"params": {"trained": 1, "frozen": 2}, "train": {"samples": 3, "seconds": 2.0, "samples_per_second": 1.5},
              "paraphrase": {"before": 0.25}, "classification": {"top1": -1}}
   (workdir / "results.json").write_text(json.dumps(earlier))

@@ -14,10 +14,12 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 LAYERS = {
     5: ("main", "evaluate", "paraphrase", "predict", "convert", "plan", "stream", "cli"),
     4: ("aot.", "train", "start", "evaluation", "api", "text_encoder", "progress", "run_log", "interrupt", "report",
-        "report_style", "curves", "throughput", "profiling", "accelerator", "streaming", "timeline"),
-    3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights."),
-    2: ("hosts", "loss", "streamed", "metrics", "batches", "selective", "config_checks", "config_parsing", "tasks.",
-        "data.pipeline"),
+        "report_style", "curves", "throughput", "profiling", "accelerator", "streaming", "timeline", "y_decoder.texts",
+        "y_decoder.held_out", "y_decoder.train"),
+    3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights.", "y_decoder",
+        "y_decoder.recipe", "y_decoder.step", "y_decoder.text_decoder"),
+    2: ("hosts", "loss", "streamed", "metrics", "batches", "decoding", "selective", "config_checks", "config_parsing",
+        "tasks.", "data.pipeline"),
     1: ("model.", "data."),
     0: ("errors", "chips", "model.presets"),
 }

@@ -4,6 +4,9 @@
   model.classify(["cat.jpg"], ["cat", "dog", "car"])         # [[("cat", 0.61), ("dog", 0.22), ("car", 0.08)]]
   model.answer(["cat.jpg"], "what is this?", ["animal", "vehicle", "food"])
 
+  model = vljepa_jax.load("runs/base", decoder="runs/base_decoder")
+  model.describe(["cat.jpg"])                                # ["cat, animal, pet"]
+
 Any number of pictures and texts may be given: they run in batches of `config.eval.batch_size`, the last one padded to a
 power of two, so that every function is compiled once per batch shape and never again in the process. Texts are sorted
 by length and cut to a power of two of tokens.
@@ -35,9 +38,13 @@ from vljepa_jax.errors import INPUT_ERRORS, as_user_error
 from vljepa_jax.model.vljepa import VLJepa, VLJepaConfig
 from vljepa_jax.tasks import classification
 from vljepa_jax.weights.sources import resolve
+from vljepa_jax.y_decoder import text_decoder
+from vljepa_jax.y_decoder.text_decoder import TextDecoder
 
 Picture = str | os.PathLike | np.ndarray
 Ranked = list[tuple[str, float]]
+
+SPELLED, NEAREST = "decoder", "nearest"  # ways to a text
 
 
 class Forward:
@@ -79,22 +86,31 @@ class Model:
     config: the recipe that the parameters belong to.
     params: unboxed parameter tree, of NumPy arrays or of live arrays of a training run; a training step that
       donates them makes this object unusable, so build a new one after it (nothing is compiled again).
+    decoder: words from embeddings; None where the model need not spell anything out.
 
   Attributes:
     config: as given.
+    decoder: as given.
     forward: the compiled functions.
+    params: on the devices.
   """
 
-  def __init__(self, config: Config, params: Any):
+  def __init__(self, config: Config, params: Any, decoder: TextDecoder | None = None):
     self.config = config
+    self.decoder = decoder
     self.forward = forward_passes(model_config(config.model))
     self._preprocess = make_preprocess(config)
     towers = self.forward.config
     self._query = _shared_text_input(config.tokenizers.query, towers.predictor.vocab_size)
     self._target = _shared_text_input(config.tokenizers.target, towers.y_encoder.vocab_size)
-    self._params = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params)
-    placed = jax.tree.leaves(self._params)[0].sharding
+    self.params = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params)
+    placed = jax.tree.leaves(self.params)[0].sharding
     self._mesh = placed.mesh if isinstance(placed, NamedSharding) else None
+
+  @property
+  def target_tokenizer(self) -> Tokenizer:
+    """Of the texts that the Y-encoder reads."""
+    return self._target.tokenizer
 
   def encode_image(self, images: Sequence[Picture] | np.ndarray) -> np.ndarray:
     """Visual tokens of pictures.
@@ -213,12 +229,49 @@ class Model:
     _check_texts(candidates, "candidates")
     return self.rank(self.predict(self.encode_image(images), query), candidates)
 
+  def decode(
+      self, pred_embed: np.ndarray, decode: str = SPELLED, *, bank: Sequence[str] | None = None, beam: int = 1,
+      max_length: int | None = None, length_penalty: float = 1.0,
+  ) -> list[str]:
+    """A text for every prediction (n, E).
+
+    Args:
+      pred_embed: from `predict`, or embeddings of texts.
+      decode: "decoder" spells it out, token by token, by the Y-decoder that `load` was given; "nearest" gives the
+        nearest text of `bank` and needs no decoder.
+      bank: texts to choose from.
+      beam: hypotheses of the decoder's search; 1 is greedy.
+      max_length: most tokens of a spelled-out text, the mark of its end included; as in training by default.
+      length_penalty: hypotheses are ranked by log-probability / length ** length_penalty.
+
+    Raises:
+      ValueError: there is no decoder, or no bank; or an argument has no use.
+    """
+    if decode == NEAREST:
+      _check_texts(() if bank is None else bank, "texts in the bank")
+      return [ranked[0][0] for ranked in self.rank(pred_embed, bank)]
+    if decode != SPELLED:
+      raise ValueError(f"decode must be {SPELLED!r} or {NEAREST!r}, not {decode!r}")
+    if bank is not None:
+      raise ValueError(f"a bank is for decode={NEAREST!r}")
+    if self.decoder is None:
+      raise ValueError(
+          "this model has no decoder: load it with vljepa_jax.load(workdir, decoder=DECODER_WORKDIR), or choose among "
+          f"texts with decode={NEAREST!r} and bank=[...]")
+    return self.decoder.decode(pred_embed, beam, max_length, length_penalty)
+
+  def describe(
+      self, images: Sequence[Picture] | np.ndarray, query: str | Sequence[str] | None = None, **choices: Any
+  ) -> list[str]:
+    """A text for every picture: `decode` of its prediction, with the choices of `decode`."""
+    return self.decode(self.predict(self.encode_image(images), query), **choices)
+
   def _run(self, function: Callable[..., jax.Array], *inputs: np.ndarray) -> np.ndarray:
     """`function` of rows of inputs, batch by batch."""
     return in_batches(functools.partial(self._run_batch, function), inputs, self.config.eval.batch_size)
 
   def _run_batch(self, function: Callable[..., jax.Array], *rows: np.ndarray) -> np.ndarray:
-    return self._fetch(function(self._params, *map(self._put, rows)))
+    return self._fetch(function(self.params, *map(self._put, rows)))
 
   def _put(self, rows: np.ndarray) -> jax.Array:
     if self._mesh is None:
@@ -232,15 +285,24 @@ class Model:
     return jax.device_get(rows)
 
 
-def load(workdir: str | os.PathLike) -> Model:
+def load(workdir: str | os.PathLike, decoder: str | os.PathLike | None = None) -> Model:
   """The model of a workdir: its config and its newest checkpoint, the averaged weights where the run keeps them.
 
+  Args:
+    workdir: of the model.
+    decoder: workdir of a Y-decoder that was trained for it; None reads none.
+
   Raises:
-    UserError: there is no such workdir, it holds no checkpoint, or the two do not fit together.
+    UserError: there is no such workdir, it holds no checkpoint, the two do not fit together, or the decoder belongs to
+      another model.
   """
   workdir = pathlib.Path(workdir)
   config = config_lib.read(workdir)
-  return Model(config, checkpoint.load_params(workdir, abstract_params(config)))
+  model = Model(config, checkpoint.load_params(workdir, abstract_params(config)))
+  if decoder is not None:
+    model.decoder = text_decoder.load(
+        pathlib.Path(decoder), model.params["y_encoder"], config.model.embed_width, model.target_tokenizer)
+  return model
 
 
 def abstract_params(config: Config) -> Any:

@@ -5,6 +5,7 @@ dataclasses below, so that a misspelt key, a key that nothing reads, or a missin
 There are no defaults here: the config file is the one place to look a value up.
 """
 
+from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
@@ -20,6 +21,7 @@ from vljepa_jax.model.vljepa import VLJepaConfig
 FILE = "config.json"
 TOKENIZERS = "tokenizers"  # folder of tokenizers that travel with a model
 TEXTS = ("query", "target")
+DECODER_KEY = "model_workdir"  # only recipes of a Y-decoder (`y_decoder/recipe.py`) have it
 # What may change between two starts of one run: how long, how often, on which devices.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "eval",
@@ -283,14 +285,16 @@ class Config:
 
 def parse(config: ml_collections.ConfigDict | dict[str, Any]) -> Config:
   """The typed form of a config; UserError names an unknown, missing, mistyped or impossible value and its place."""
+  if DECODER_KEY in config:
+    raise UserError("this is the recipe of a Y-decoder, not of a model; give the model's")
   plain = config if isinstance(config, dict) else config.to_dict()
   parsed = config_parsing.parse_as(Config, plain, "config")
-  config_checks.check(_flat(to_dict(parsed)))
+  config_checks.check(flat(to_dict(parsed)))
   return parsed
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-  """The plain form of a config, which `parse` turns back into the same config."""
+def to_dict(config: Any) -> dict[str, Any]:
+  """The plain form of a typed config, which `parse` turns back into the same config."""
 
   def plain(value):
     if isinstance(value, Tower):
@@ -302,25 +306,31 @@ def to_dict(config: Config) -> dict[str, Any]:
   return plain(config)
 
 
-def write(config: Config, workdir: pathlib.Path) -> None:
+def write(config: Any, workdir: pathlib.Path) -> None:
   """Stores the config in a workdir, as `config.json`; whole or not at all."""
   partial = workdir / f"{FILE}.partial"
   partial.write_text(_text(config), encoding="utf-8")
   partial.replace(workdir / FILE)
 
 
-def is_written(config: Config, workdir: pathlib.Path) -> bool:
+def is_written(config: Any, workdir: pathlib.Path) -> bool:
   """Whether a workdir holds this very config, as `write` stores it."""
   path = workdir / FILE
   return path.is_file() and path.read_text(encoding="utf-8") == _text(config)
 
 
-def _text(config: Config) -> str:
+def _text(config: Any) -> str:
   return json.dumps(to_dict(config), indent=2) + "\n"
 
 
 def read(workdir: pathlib.Path) -> Config:
   """The config of a run; UserError if the workdir has none."""
+  config = read_as(parse, workdir)
+  return with_tokenizers(config, own_tokenizers(pathlib.Path(workdir)))
+
+
+def read_as(parse_plain: Callable[[dict[str, Any]], Any], workdir: pathlib.Path) -> Any:
+  """The config of a workdir, from its plain form by `parse_plain`; UserError if there is none or it is wrong."""
   path = pathlib.Path(workdir) / FILE
   if not path.is_file():
     what = f"has no {FILE}" if pathlib.Path(workdir).is_dir() else "does not exist"
@@ -330,10 +340,9 @@ def read(workdir: pathlib.Path) -> Config:
   except ValueError as error:
     raise UserError(f"{path} is damaged: {error}") from error
   try:
-    config = parse(plain)
+    return parse_plain(plain)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
-  return with_tokenizers(config, own_tokenizers(pathlib.Path(workdir)))
 
 
 def own_tokenizers(folder: pathlib.Path) -> dict[str, str]:
@@ -348,14 +357,15 @@ def with_tokenizers(config: Config, sources: dict[str, str]) -> Config:
   return dataclasses.replace(config, tokenizers=dataclasses.replace(config.tokenizers, **sides))
 
 
-def check_same_run(old: Config, new: Config, workdir: pathlib.Path) -> None:
+def check_same_run(old: Any, new: Any, workdir: pathlib.Path) -> None:
   """UserError if a run cannot go on with `new` and still be the same run."""
-  before, after = _flat(to_dict(old)), _flat(to_dict(new))
+  before, after = flat(to_dict(old)), flat(to_dict(new))
+  instead = f", where --config.init_from={workdir} starts from its parameters" if isinstance(new, Config) else ""
   for key in sorted(before.keys() | after.keys()):
     if before.get(key) != after.get(key) and not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE):
       raise UserError(
           f"{workdir} holds a run with config.{key} {before.get(key)!r}, not {after.get(key)!r}; choose another "
-          f"--workdir, where --config.init_from={workdir} starts from its parameters")
+          f"--workdir{instead}")
 
 
 def model_config(model: Model) -> VLJepaConfig:
@@ -371,8 +381,8 @@ def model_config(model: Model) -> VLJepaConfig:
   )
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
   """Values of nested dicts by dotted path."""
   if not isinstance(value, dict):
     return {path: value}
-  return {k: v for key, child in value.items() for k, v in _flat(child, f"{path}.{key}" if path else key).items()}
+  return {k: v for key, child in value.items() for k, v in flat(child, f"{path}.{key}" if path else key).items()}

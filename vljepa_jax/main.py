@@ -1,5 +1,7 @@
 """Trains: python -m vljepa_jax.main --config=configs/base.py [--workdir=runs/NAME] [--config.train.steps=400 ...].
 
+With configs/decoder.py it trains the Y-decoder of a finished model.
+
 Kept short on purpose: what a run does can be imported from `train` and tested. Processes that load data import this
 file again, so JAX is imported only once it runs.
 """
@@ -20,6 +22,8 @@ def main() -> None:
   recipe = cli.read_recipe(_CONFIG.value)
   from vljepa_jax import config as config_lib
   from vljepa_jax import hosts, train
+  if config_lib.DECODER_KEY in recipe:
+    from vljepa_jax.y_decoder import recipe as config_lib, train
 
   config = config_lib.parse(recipe)
   with hosts.joined():

@@ -30,7 +30,7 @@ class Parts:
     whole: a copy on every device.
   """
 
-  model: VLJepa
+  model: nn.Module
   mesh: jax.sharding.Mesh
   tx: optax.GradientTransformation
   init: Callable[[jax.Array], Any]
@@ -53,6 +53,21 @@ def make_parts(config: Config, devices: list[jax.Device] | None = None) -> Parts
       config.train.batch_size, config.data.frames, config.data.image_size, config.tokenizers.query.length,
       config.tokenizers.target.length)
   init = functools.partial(step.init_params, model, batch)
+  return assemble(config, model, init, mesh)
+
+
+def assemble(
+    config: Any, model: nn.Module, init: Callable[[jax.Array], Any], mesh: jax.sharding.Mesh
+) -> Parts:
+  """The parts around any model.
+
+  Args:
+    config: a recipe with seed, optim, mesh and train.
+    model: the Linen module.
+    init: key -> its boxed parameters.
+    mesh: to lie on.
+  """
+  rules = config.mesh.rules
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
     boxed = jax.eval_shape(lambda: init(jax.random.key(0)))
   shapes = sharding.unbox(boxed)
@@ -83,7 +98,7 @@ def loss_kind(config: Config, mesh: jax.sharding.Mesh) -> str:
   return loss.pick_kind(config.loss.kind, config.train.batch_size * texts, devices)
 
 
-def first_state(config: Config, tx: optax.GradientTransformation, frozen: Any, params: Any) -> step.TrainState:
+def first_state(config: Any, tx: optax.GradientTransformation, frozen: Any, params: Any) -> step.TrainState:
   """The state before the first step, of these parameters."""
   return step.init_state(params, tx, config.seed, frozen, bool(config.optim.ema))
 

@@ -3,9 +3,11 @@
   python -m vljepa_jax.predict --workdir=runs/base --input=cat.jpg --candidates="cat,dog,car"
   python -m vljepa_jax.predict --workdir=runs/base --input=cat.jpg --query="what is this?" --candidates="animal,food"
   python -m vljepa_jax.predict --workdir=runs/base --input=pictures/ --texts=wanted.txt
+  python -m vljepa_jax.predict --workdir=runs/base --input=cat.jpg --decoder=runs/base_decoder [--beam=4]
 
-The first two rank the candidates for every picture, the last one finds for every line of a file its five pictures in a
-folder, or with a single picture its five lines. Scores are cosine similarities. `--json` prints one JSON object.
+The first two rank the candidates for every picture, the third one finds for every line of a file its five pictures in
+a folder, or with a single picture its five lines; none of them needs a decoder. The last one spells the prediction
+out. Scores are cosine similarities, those of words that were spelled out to the prediction that they came from. `--json` prints one JSON object.
 """
 
 from collections.abc import Sequence
@@ -102,16 +104,31 @@ def search(
       for name, row, order in zip(asked, rows, best, strict=True)}
 
 
+def spell_out(model: api.Model, names: Sequence[str], visual: np.ndarray, query: str, beam: int) -> Rows:
+  """The words of every prediction, and how near to it they are when they are encoded again."""
+  pred = model.predict(visual, query or None)
+  texts = model.decode(pred, beam=beam)
+  scores = np.sum(model.encode_text(texts) * pred, axis=1)
+  return {name: [(text, float(score))] for name, text, score in zip(names, texts, scores, strict=True)}
+
+
 def run(
-    workdir: pathlib.Path, source: pathlib.Path, query: str, candidates: str | None, texts: str | None
+    workdir: pathlib.Path, source: pathlib.Path, query: str, candidates: str | None, texts: str | None,
+    decoder: str | None = None, beam: int = 1,
 ) -> Rows:
-  """Ranked answers by picture, or search results by text; UserError for all that the arguments get wrong."""
-  if (candidates is None) == (texts is None):
-    raise UserError("give either --candidates (to rank answers) or --texts (to search)")
-  offered = split_candidates(candidates) if texts is None else read_texts(pathlib.Path(texts))
-  model = api.load(workdir)
+  """Ranked answers or words by picture, or search results by text; UserError for all that the arguments get wrong."""
+  if [candidates, texts, decoder].count(None) != 2:
+    raise UserError(
+        "give either --candidates (to rank answers) or --texts (to search) or --decoder (to spell the answer out)")
+  if texts is not None:
+    offered = read_texts(pathlib.Path(texts))
+  elif candidates is not None:
+    offered = split_candidates(candidates)
+  model = api.load(workdir, decoder)
   names, pictures = read_pictures(source, api.make_preprocess(model.config))
   visual = model.encode_prepared(pictures[:, None])
+  if decoder is not None:
+    return spell_out(model, names, visual, query, beam)
   if texts is None:
     return rank_candidates(model, names, visual, query, offered)
   return search(model, names, visual, query, offered, by_picture=not source.is_dir())
@@ -139,6 +156,8 @@ def define_flags() -> None:
   flags.DEFINE_string("query", "", "A question about the picture; without one, what it shows.")
   flags.DEFINE_string("candidates", None, "Possible answers, separated by commas.")
   flags.DEFINE_string("texts", None, "A file of texts to search for, one a line.")
+  flags.DEFINE_string("decoder", None, "Workdir of the model's Y-decoder, to spell the answer out.")
+  flags.DEFINE_integer("beam", 1, "Hypotheses of the decoder's search; 1 is greedy.", lower_bound=1)
   flags.DEFINE_bool("json", False, "Print JSON.")
 
 
@@ -148,7 +167,9 @@ def main() -> None:
   if not given.input:
     raise UserError("give a picture or a folder of pictures: --input=picture.jpg")
   accelerator.use_compilation_cache()
-  rows = run(pathlib.Path(given.workdir), pathlib.Path(given.input), given.query, given.candidates, given.texts)
+  rows = run(
+      pathlib.Path(given.workdir), pathlib.Path(given.input), given.query, given.candidates, given.texts, given.decoder,
+      given.beam)
   if given.json:
     print(to_json(rows))
   else:

@@ -1,6 +1,6 @@
 """A training run: build, start or resume, loop, save, evaluate, report. The only stateful file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import os
 import pathlib
@@ -205,12 +205,20 @@ def check_features(config: Config, parts: Parts) -> None:
     raise UserError("config.data.feature_views needs a frozen X-encoder; set it to 0, or freeze x_encoder/.*")
 
 
-def prepare_workdir(config: Config, workdir: pathlib.Path) -> None:
-  """Process 0 makes the workdir and writes config and versions; UserError if it is another run's or not writable."""
+def prepare_workdir(
+    config: Any, workdir: pathlib.Path, read: Callable[[pathlib.Path], Any] = config_lib.read
+) -> None:
+  """Process 0 makes the workdir and writes config and versions; UserError if it is another run's or not writable.
+
+  Args:
+    config: the recipe, of any kind.
+    workdir: of the run.
+    read: workdir -> the recipe of a run of this kind.
+  """
   if jax.process_index() != 0:
     return
   if latest_step(workdir / FOLDER) is not None:
-    config_lib.check_same_run(config_lib.read(workdir), config, workdir)
+    config_lib.check_same_run(read(workdir), config, workdir)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     config_lib.write(config, workdir)
@@ -219,7 +227,7 @@ def prepare_workdir(config: Config, workdir: pathlib.Path) -> None:
     raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}; give another folder") from error
 
 
-def check_shared(config: Config, workdir: pathlib.Path) -> None:
+def check_shared(config: Any, workdir: pathlib.Path) -> None:
   """UserError on a process that does not see in the workdir what process 0 has written there."""
   if not hosts.comes_true(lambda: config_lib.is_written(config, workdir)):
     raise UserError(
@@ -227,7 +235,7 @@ def check_shared(config: Config, workdir: pathlib.Path) -> None:
         "folder, on a file system that they share, and the same --config")
 
 
-def is_finished(config: Config, workdir: pathlib.Path) -> bool:
+def is_finished(config: Any, workdir: pathlib.Path) -> bool:
   """Whether all steps are done and reported."""
   done = latest_step(workdir / FOLDER)
   return done is not None and done >= config.train.steps and (workdir / evaluation.RESULTS).exists()

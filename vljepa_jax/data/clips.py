@@ -53,6 +53,11 @@ class ClipRecord:
     """What the clip is called."""
     return self.caption
 
+  @property
+  def wordings(self) -> tuple[str, ...]:
+    """Captions that say the same as the canonical one."""
+    return next(iter(self.captions.values()))
+
 
 class ClipSource:
   """One split of a data set of clips.

@@ -1,12 +1,12 @@
 """What the model sees of a picture or a clip: in training, in a cache of tokens, in evaluation."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vljepa_jax.data.augment import Augment, random_view
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import AnySource
-
-STILLS = 1  # frames of a picture in evaluation: one tubelet, whatever clips have
 
 
 def training_frames(
@@ -43,7 +43,9 @@ def cached_view(
   return training_frames(source, index, count, preprocess, augment, np.random.default_rng((seed, index, number)))
 
 
-def evaluation_frames(source: AnySource, count: int, preprocess: Preprocess) -> np.ndarray:
-  """All of a split, (n, T, size, size, 3) uint8; T is `count` for clips and 1 for pictures."""
-  return np.stack([
-      np.stack([preprocess(frame) for frame in source.frames(i, count)]) for i in range(len(source))])
+def evaluation_frames(
+    source: AnySource, count: int, preprocess: Preprocess, indices: Sequence[int] | None = None
+) -> np.ndarray:
+  """All of a split, or some records of it, (n, T, size, size, 3) uint8; T is `count` for clips and 1 for pictures."""
+  indices = range(len(source)) if indices is None else indices
+  return np.stack([np.stack([preprocess(frame) for frame in source.frames(i, count)]) for i in indices])

@@ -30,6 +30,11 @@ class Record:
   caption: str
   label: int
 
+  @property
+  def wordings(self) -> tuple[str, ...]:
+    """Captions that say the same as the canonical one: itself."""
+    return (self.caption,)
+
 
 class Source:
   """One split of a data set of pictures.

@@ -70,6 +70,12 @@ class Tokenizer:
                    lost, len(texts), length, "end" if cut == RIGHT else "beginning")
     return rows
 
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens left out; a byte sequence that is not UTF-8 shows as U+FFFD."""
+    if self._model is None:
+      return bytes(i - FIRST_BYTE for i in ids if i >= FIRST_BYTE).decode("utf-8", "replace")
+    return self._model.decode([int(i) for i in ids], skip_special_tokens=True)
+
   def _encode(self, text: bytes, length: int, special_tokens: bool, cut: str) -> list[int]:
     if self._model is None:
       room = _room(length, 2 * special_tokens)

@@ -1,6 +1,6 @@
 """The texts that records give in training: captions, or questions with their answers."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 import logging
 from typing import Protocol
 
@@ -31,6 +31,9 @@ class Texts(Protocol):
 
   def draw(self, index: int, view: str, rng: np.random.Generator) -> tuple[str | None, str]:
     """A query, None in views of captions, and the target text."""
+
+  def first(self, index: int, view: str, rng: np.random.Generator) -> tuple[str | None, str]:
+    """The same in the canonical wording, where there is one."""
 
 
 class PictureTexts:
@@ -71,6 +74,10 @@ class PictureTexts:
     question = self._questions.make(index, view, rng)
     return question.query, question.answer
 
+  def first(self, index: int, view: str, rng: np.random.Generator) -> tuple[str | None, str]:
+    """See `Texts`."""
+    return (None, self._records[index].caption) if view == CAPTION else self.draw(index, view, rng)
+
 
 class ClipTexts:
   """Captions of clips, of one field or of any, and the questions that come with them, in random wordings."""
@@ -86,14 +93,20 @@ class ClipTexts:
 
   def draw(self, index: int, view: str, rng: np.random.Generator) -> tuple[str | None, str]:
     """See `Texts`."""
+    return self._text(index, view, lambda texts: _pick(texts, rng))
+
+  def first(self, index: int, view: str, rng: np.random.Generator) -> tuple[str | None, str]:
+    """See `Texts`."""
+    return self._text(index, view, lambda texts: texts[0])
+
+  def _text(self, index: int, view: str, pick: Callable[[Sequence[str]], str]) -> tuple[str | None, str]:
     record = self._records[index]
     if view == CAPTION:
-      fields = list(record.captions)
-      return None, _pick(record.captions[_pick(fields, rng)], rng)
+      view = pick(tuple(record.captions))
     if view in self._fields:
-      return None, _pick(record.captions[view], rng)
+      return None, pick(record.captions[view])
     question = next(question for question in record.questions if question.kind == view)
-    return _pick(question.queries, rng), question.answer
+    return pick(question.queries), question.answer
 
   def _has(self, index: int, view: str) -> bool:
     record = self._records[index]

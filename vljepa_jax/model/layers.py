@@ -271,7 +271,7 @@ def run_layers(
 
   scanned = nn.scan(
       body,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "cache": 0},
       split_rngs={"params": True, "dropout": True},
       length=num_layers,
       metadata_params={nn.PARTITION_NAME: "layers"},

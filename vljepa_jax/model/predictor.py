@@ -47,9 +47,12 @@ class PredictorBlock(nn.Module):
     v = split(self._linear(c.num_kv_heads * c.head_width, ("embed", "kv_heads"), "value")(x), c.num_kv_heads)
     q = constrain(q, "act_batch", "act_seq", "act_heads", None)
     q, k = (apply_rope(x, cos, sin, c.head_width // 2) for x in (q, k))
-    y = attention(q, k, v, c.head_width**-0.5, real=real, causal=c.causal)
+    y = self._look(q, k, v, real)
     y = constrain(y, "act_batch", "act_seq", "act_heads", None)
     return self._linear(c.width, ("heads", "embed"), "out")(y.reshape(*y.shape[:2], -1))
+
+  def _look(self, q: jax.Array, k: jax.Array, v: jax.Array, real: jax.Array | None) -> jax.Array:
+    return attention(q, k, v, self.config.head_width**-0.5, real=real, causal=self.config.causal)
 
   def _mlp(self, x: jax.Array) -> jax.Array:
     c = self.config

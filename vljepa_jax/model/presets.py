@@ -122,6 +122,29 @@ class BertConfig:
   remat: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+  """Causal Llama-style decoder of one embedding; the defaults are a small one.
+
+  Attributes:
+    prefix_tokens: tokens that the embedding becomes; they stand before the text.
+  """
+
+  width: int = 256
+  num_layers: int = 4
+  num_heads: int = 4
+  num_kv_heads: int = 4
+  head_width: int = 64
+  mlp_width: int = 704
+  prefix_tokens: int = 4
+  norm_eps: float = 1e-5
+  rope_theta: float = 10_000.0
+  dropout: float = 0.0
+  dtype: str = "float32"
+  scan: bool = False
+  remat: str | None = None
+
+
 XEncoderConfig = VJepa2Config | MobileNetV2Config
 YEncoderConfig = EmbeddingGemmaConfig | BertConfig
 
@@ -162,6 +185,11 @@ Y_ENCODERS: dict[str, YEncoderConfig] = {
     "embedding_gemma_300m": EmbeddingGemmaConfig(),
 }
 
+Y_DECODERS: dict[str, DecoderConfig] = {
+    "decoder_nano": DecoderConfig(width=32, num_layers=2, num_heads=4, num_kv_heads=2, head_width=8, mlp_width=64),
+    "decoder_small": DecoderConfig(),
+}
+
 
 def _preset(table: dict[str, Any], kind: str, name: str, changes: dict[str, Any]) -> Any:
   if name not in table:
@@ -186,3 +214,8 @@ def predictor(name: str, **changes: Any) -> PredictorConfig:
 def y_encoder(name: str, **changes: Any) -> YEncoderConfig:
   """The Y-encoder preset `name` with single fields changed; ValueError names what does not exist."""
   return _preset(Y_ENCODERS, "y_encoder", name, changes)
+
+
+def y_decoder(name: str, **changes: Any) -> DecoderConfig:
+  """The Y-decoder preset `name` with single fields changed; ValueError names what does not exist."""
+  return _preset(Y_DECODERS, "y_decoder", name, changes)

@@ -24,6 +24,12 @@ CIDER_SCALE = 100
 References = Sequence[Sequence[str]]
 
 
+def require() -> None:
+  """ImportError if what scores captions is not installed; it names the remedy."""
+  _need("pycocoevalcap")
+  _need("sacrebleu")
+
+
 def words(text: str) -> list[str]:
   """The lower-case words of a text: runs of letters, marks, digits and apostrophes inside them, after NFKC."""
   lower = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")

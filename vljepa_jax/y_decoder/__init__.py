@@ -1,0 +1,1 @@
+"""The Y-decoder of a trained model: its recipe, its training from text alone, and its use."""
