@@ -16,7 +16,8 @@ LAYERS = {
     4: ("aot.", "train", "start", "evaluation", "api", "text_encoder", "progress", "run_log", "interrupt", "report",
         "report_style", "curves", "throughput", "profiling", "accelerator"),
     3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights."),
-    2: ("hosts", "loss", "streamed", "metrics", "batches", "config_checks", "config_parsing", "tasks.", "data.pipeline"),
+    2: ("hosts", "loss", "streamed", "metrics", "batches", "config_checks", "config_parsing", "tasks.",
+        "data.pipeline"),
     1: ("model.", "data."),
     0: ("errors", "chips", "model.presets"),
 }
