@@ -215,26 +215,28 @@ def score_all(streams: Sequence[Embedded], decode: streaming.Decode) -> dict[str
 
 
 def summarise(curves: dict[str, dict[str, scoring.Curve]], weights: np.ndarray) -> dict:
-  """Points of every curve, and decodes saved against uniform decoding of exact embeddings."""
-  base = curves["uniform"]["point"]
+  """Points of every curve, and decodes saved against uniform decoding, by what that decodes."""
   return {
       policy: {
-          pooling: {"points": scoring.summarise(curve, weights), "saved": scoring.decodes_saved(curve, base, weights)}
+          pooling: {
+              "points": scoring.summarise(curve, weights),
+              "saved": {base: scoring.decodes_saved(curve, curves["uniform"][base], weights)
+                        for base in selective.POOLINGS}}
           for pooling, curve in parts.items()}
       for policy, parts in curves.items()}
 
 
 def print_saved(results: dict) -> None:
-  """The table of ratios."""
-  rows = results["uniform"]["point"]["saved"]
-  print(f"decodes saved, times ({scoring.INTERVAL[0]}..{scoring.INTERVAL[1]}%)")
-  for i, row in enumerate(rows):
-    print(f"  {row['at']}: CIDEr {row['score']:.1f}, uniform at {row['uniform_rate']:.3f} a second")
-    for policy, parts in results.items():
-      for pooling, part in parts.items():
-        saved = part["saved"][i]
-        low, high = saved["interval"]
-        print(f"    {policy:<17} {pooling:<6} {saved['ratio']:5.2f}  ({low:.2f}..{high:.2f})")
+  """The tables of ratios."""
+  for base in selective.POOLINGS:
+    print(f"decodes saved against uniform, {base}: times ({scoring.INTERVAL[0]}..{scoring.INTERVAL[1]}%)")
+    for i, row in enumerate(results["uniform"][base]["saved"][base]):
+      print(f"  {row['at']}: CIDEr {row['score']:.1f}, uniform at {row['uniform_rate']:.3f} a second")
+      for policy, parts in results.items():
+        for pooling, part in parts.items():
+          saved = part["saved"][base][i]
+          low, high = saved["interval"]
+          print(f"    {policy:<17} {pooling:<6} {saved['ratio']:5.2f}  ({low:.2f}..{high:.2f})")
 
 
 def draw(results: dict, title: str, path: pathlib.Path) -> None:
