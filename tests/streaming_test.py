@@ -101,7 +101,7 @@ def test_frames_are_encoded_no_oftener_than_said(name, stride, encoded, recomput
 def test_pooling_in_time_makes_windows_of_their_own(mobile_model, monkeypatch):
   config = mobile_model.config
   pooled = dataclasses.replace(config, model=dataclasses.replace(config.model, pooling=(2, 1, 1)))
-  model, shapes = api.Model(pooled, mobile_model._params), []
+  model, shapes = api.Model(pooled, mobile_model.params), []
   monkeypatch.setattr(model, "encode_prepared", lambda x: shapes.append(x.shape[:2]) or np.zeros((len(x), 2, 1280)))
   monkeypatch.setattr(model, "predict", lambda visual, query: np.zeros((len(visual), 32), np.float32))
   windows = Windows(model, 1.0, 2)

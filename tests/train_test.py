@@ -101,7 +101,7 @@ def test_a_run_leaves_what_it_promises(whole):
   assert json.loads((whole / "versions.json").read_text())["jax"] == jax.__version__
   results = evaluation.read_results(whole)
   assert set(results) == {
-      "classification", "text_to_image", "image_to_text", "vqa", "paraphrase", "params", "train"}
+      "media", "classification", "text_to_image", "image_to_text", "vqa", "paraphrase", "params", "train"}
   assert results["train"]["samples"] == 8 * 16
   assert results["params"]["frozen"] > 0 and results["params"]["trained"] > 0
 

@@ -94,7 +94,8 @@ def test_a_run_leaves_what_it_promises(whole, model_workdir):
   assert set(results) == {"decoder", "noise", "params", "train", "examples"}
   assert set(results["noise"]) == {"captions", "what"} and results["train"]["samples"] == 8 * 16
   for part in ("from_target", "from_pred"):
-    assert set(results["decoder"][part]) == {"exact_match", "token_accuracy", "round_trip", "to_truth"}
+    assert set(results["decoder"][part]) == {
+        "exact_match", "token_accuracy", "round_trip", "to_truth", "cider", "bleu4"}
   bond = text_decoder.read_bond(whole)
   assert bond.model_workdir == str(model_workdir) and bond.tokens == tuple(sorted(bond.tokens))
 
