@@ -15,7 +15,10 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import pathlib
+import platform
+import subprocess
 import sys
 import time
 
@@ -272,10 +275,18 @@ def main() -> None:
   out = pathlib.Path(_OUT.value or f"docs/results/streams_{_KIND.value}.json")
   out.parent.mkdir(parents=True, exist_ok=True)
   out.write_text(json.dumps({
-      "what": title, "command": f"python {' '.join(sys.argv)}", "events_per_second": annotations / seconds,
+      "what": title, **made_by(), "events_per_second": annotations / seconds,
       "fps": _FPS.value, "headline": f"{scoring.HEADLINE:.0%} of the plateau", "curves": results}, indent=1) + "\n")
   draw(results, title, out.with_suffix(".png"))
   print(f"wrote {out} and {out.with_suffix('.png')}")
+
+
+def made_by() -> dict[str, str]:
+  """Command, commit and kind of machine."""
+  commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+  return {
+      "command": f"python {' '.join(sys.argv)}", "commit": commit.stdout.strip(),
+      "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
 
 
 if __name__ == "__main__":
