@@ -131,7 +131,7 @@ def shares(config, frozen, **kwargs):
 
 
 def test_a_step_of_the_paper():
-  config = recipe()
+  config = recipe(**{"tokenizers.target.length": 512})
   assert flops.step_flops(config, NOTHING, devices=256).recomputed["loss"] == 0  # so many hold the plain table
   own = shares(config, {X: True, PREDICTOR: False, Y: False}, devices=8)
   assert own[X] == (0, pytest.approx(ROTARY, abs=1e-3))

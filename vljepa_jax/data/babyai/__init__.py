@@ -6,7 +6,7 @@ is stored with them, so that reading needs no minigrid (`pip install minigrid`);
 when it is first asked for.
 """
 
-from vljepa_jax.data.babyai.questions import ACTIONS, KINDS, Question
+from vljepa_jax.data.babyai.questions import ACTIONS, KINDS
 from vljepa_jax.data.babyai.reading import (
     HELD_OUT_PAIRS, NAME, SPLITS, WINDOWS, Clip, data_source, decode, load_atlas, sample_frames, window_frames)
 from vljepa_jax.data.babyai.streams import Event, Stream, make_stream, stream_frames, stream_parts
@@ -14,6 +14,6 @@ from vljepa_jax.data.babyai.tiles import render
 from vljepa_jax.data.babyai.triplets import triplets
 
 __all__ = [
-    "ACTIONS", "Clip", "Event", "HELD_OUT_PAIRS", "KINDS", "NAME", "Question", "SPLITS", "Stream", "data_source",
+    "ACTIONS", "Clip", "Event", "HELD_OUT_PAIRS", "KINDS", "NAME", "SPLITS", "Stream", "data_source",
     "decode", "load_atlas", "make_stream", "render", "sample_frames", "stream_frames", "stream_parts", "triplets",
     "window_frames", "WINDOWS"]

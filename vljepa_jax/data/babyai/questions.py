@@ -14,7 +14,6 @@
 """
 
 from collections.abc import Sequence
-import dataclasses
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from vljepa_jax.data.babyai.captions import a_name, name, quadrant, wall
 from vljepa_jax.data.babyai.planner import VERBS, Goal
 from vljepa_jax.data.babyai.scene import Scene
 from vljepa_jax.data.babyai.tiles import COLOURS, DOOR, STATES, TYPES, Thing
+from vljepa_jax.data.clips import ClipQuestion
 
 KINDS = ("action", "colour", "type", "object", "carrying", "where", "count", "is_there", "door_state")
 ACTIONS = (
@@ -52,24 +52,7 @@ QUERIES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-  """A question with its right answer.
-
-  Attributes:
-    kind: one of `KINDS`.
-    queries: wordings, the one for evaluation first.
-    answer: one of the candidates.
-    candidates: what the answer is chosen from.
-  """
-
-  kind: str
-  queries: tuple[str, ...]
-  answer: str
-  candidates: tuple[str, ...]
-
-
-def ask(goal: Goal, last: Scene, pool: Sequence[Thing], rng: np.random.Generator) -> tuple[Question, ...]:
+def ask(goal: Goal, last: Scene, pool: Sequence[Thing], rng: np.random.Generator) -> tuple[ClipQuestion, ...]:
   """One question of every kind that makes sense.
 
   Args:
@@ -96,11 +79,11 @@ def ask(goal: Goal, last: Scene, pool: Sequence[Thing], rng: np.random.Generator
   return tuple(sorted(asked, key=lambda question: KINDS.index(question.kind)))
 
 
-def _question(kind: str, answer: str, candidates, **words: str) -> Question:
-  return Question(kind, tuple(query.format(**words) for query in QUERIES[kind]), answer, tuple(candidates))
+def _question(kind: str, answer: str, candidates, **words: str) -> ClipQuestion:
+  return ClipQuestion(kind, tuple(query.format(**words) for query in QUERIES[kind]), answer, tuple(candidates))
 
 
-def _which(goal: Goal, last: Scene, pool: Sequence[Thing], rng: np.random.Generator) -> Question:
+def _which(goal: Goal, last: Scene, pool: Sequence[Thing], rng: np.random.Generator) -> ClipQuestion:
   shown = list(dict.fromkeys([goal.subject, *([last.carrying] if last.carrying else []), *last.things()]))[:CHOICES]
   absent = [thing for thing in pool if thing not in shown]
   shown += [absent[i] for i in rng.permutation(len(absent))[: CHOICES - len(shown)]]
@@ -115,7 +98,7 @@ def _count(number: int) -> str:
   return f"{NUMBERS[number]} object{'' if number == 1 else 's'} on the floor"
 
 
-def _is_there(last: Scene, pool: Sequence[Thing], rng: np.random.Generator) -> Question:
+def _is_there(last: Scene, pool: Sequence[Thing], rng: np.random.Generator) -> ClipQuestion:
   """The carried object is not asked for: whether it is in the room is a matter of taste."""
   there = last.things()
   absent = [thing for thing in pool if thing not in there and thing != last.carrying]
@@ -128,7 +111,7 @@ def _is_there(last: Scene, pool: Sequence[Thing], rng: np.random.Generator) -> Q
   return _question("is_there", candidates[not yes], candidates, a=a_name(thing))
 
 
-def _door_state(last: Scene, rng: np.random.Generator) -> Question:
+def _door_state(last: Scene, rng: np.random.Generator) -> ClipQuestion:
   colour = sorted(last.doors)[rng.integers(len(last.doors))]
   door = name((colour, DOOR))
   states = [f"{door} is {state}" for state in STATES]

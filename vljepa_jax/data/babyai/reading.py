@@ -10,8 +10,8 @@ import sys
 
 import numpy as np
 
-from vljepa_jax.data.babyai.questions import Question
 from vljepa_jax.data.babyai.tiles import Thing, require_minigrid, unpack
+from vljepa_jax.data.clips import ClipQuestion
 from vljepa_jax.errors import UserError
 
 NAME = "babyai"
@@ -48,7 +48,7 @@ class Clip:
   end: int
   label: int
   captions: dict[str, tuple[str, ...]]
-  questions: tuple[Question, ...]
+  questions: tuple[ClipQuestion, ...]
   subject: Thing
   other: Thing | None
 
@@ -114,7 +114,7 @@ def decode(raw: dict) -> Clip:
       end=int(raw["end"]),
       label=int(raw["label"]),
       captions={detail: tuple(texts) for detail, texts in json.loads(raw["captions"]).items()},
-      questions=tuple(Question(kind, tuple(queries), answer, tuple(candidates))
+      questions=tuple(ClipQuestion(kind, tuple(queries), answer, tuple(candidates))
                       for kind, queries, answer, candidates in json.loads(raw["questions"])),
       subject=_thing(raw["subject"]),
       other=_thing(raw["other"]),
