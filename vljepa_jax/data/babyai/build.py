@@ -19,6 +19,7 @@ from vljepa_jax.errors import UserError, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+  """The command; exits with one line for what the caller can put right."""
   parser = argparse.ArgumentParser(description="Generates the babyai data set.")
   parser.add_argument("--out", help="TFDS's data folder; without it, TFDS's own")
   parser.add_argument("--clips", type=int, default=CLIPS, help="clips of the training split")
