@@ -122,7 +122,9 @@ def test_a_finished_run_only_reports(whole, model_workdir, monkeypatch, capsys):
 
 def test_another_recipe_is_refused(whole, model_workdir):
   with pytest.raises(UserError, match="config.optim.learning_rate 0.001, not 0.5; choose another --workdir$"):
-    train.run(tiny_decoder.recipe(model_workdir, **{"optim.learning_rate": 0.5, "train.steps": 9}), whole)
+    train.run(tiny_decoder.recipe(model_workdir, **{"optim.learning_rate": 0.5}), whole)
+  with pytest.raises(UserError, match="config.json: this is the recipe of a model, not of a Y-decoder"):
+    train.run(tiny_decoder.recipe(model_workdir), model_workdir)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(model_workdir, tmp_path):
@@ -146,7 +148,7 @@ def test_models_that_do_not_do(whole, model_workdir, tmp_path):
     train.run(tiny_decoder.recipe(tmp_path / "empty"), tmp_path / "a")
   with pytest.raises(UserError, match="is unfinished: 5 of 8 steps; go on with the command"):
     train.run(tiny_decoder.recipe(tiny_decoder.save_model(tmp_path / "unfinished", done=5)), tmp_path / "a")
-  assert not (tmp_path / "a").exists()
+  assert not (tmp_path / "a" / checkpoint.FOLDER).exists()
 
 
 def test_a_decoder_knows_its_model(whole, model_workdir, tmp_path):
@@ -155,9 +157,9 @@ def test_a_decoder_knows_its_model(whole, model_workdir, tmp_path):
     vljepa_jax.load(other, decoder=whole)
   with pytest.raises(UserError, match="is not the workdir of a Y-decoder: it has no y_decoder.json"):
     vljepa_jax.load(model_workdir, decoder=model_workdir)
-  changed = tiny_decoder.recipe(model_workdir)
+  tokens = text_decoder.read_bond(whole).tokens
   with pytest.raises(UserError, match="holds a run for another Y-encoder or other texts than"):
-    train.prepare_workdir(changed, whole, text_decoder.Bond(str(other), "0", text_decoder.read_bond(whole).tokens))
+    train.bind(whole, text_decoder.Bond(str(other), "0", tokens))
   (tmp_path / "y_decoder.json").write_text("{}")
   with pytest.raises(UserError, match="y_decoder.json is damaged"):
     text_decoder.read_bond(tmp_path)

@@ -71,19 +71,21 @@ def run(recipe: Recipe, workdir: pathlib.Path) -> None:
   Raises:
     UserError: something that the caller can put right.
   """
+  with hosts.together():
+    model_train.prepare_workdir(recipe, workdir, recipe_lib.read)
+  with hosts.together():
+    model_train.check_shared(recipe, workdir)
   if hosts.from_first(model_train.is_finished(recipe, workdir)):
     say(f"{workdir} is finished after {recipe.train.steps:,} steps")
     return finish(workdir, evaluation.read_results(workdir))
   with hosts.together(), as_user_error(*INPUT_ERRORS):
     captioning.require()
     model = load_finished(pathlib.Path(recipe.model_workdir))
-    bond_of = lambda tokens: text_decoder.Bond(
-        os.path.abspath(recipe.model_workdir), features.hash_params(model.params["y_encoder"]), tokens)
     lesson = make_lesson(recipe, model)
     parts = step_lib.make_parts(recipe, model.config.model.embed_width, len(lesson.vocabulary))
-    prepare_workdir(recipe, workdir, bond_of(lesson.vocabulary.tokens))
-  with hosts.together():
-    model_train.check_shared(recipe, workdir)
+    bind(workdir, text_decoder.Bond(
+        os.path.abspath(recipe.model_workdir), features.hash_params(model.params["y_encoder"]),
+        lesson.vocabulary.tokens))
   print_plan(recipe, workdir, parts, lesson)
   with (
       jax.set_mesh(parts.mesh),
@@ -137,15 +139,14 @@ def make_lesson(recipe: Recipe, model: api.Model) -> Lesson:
       references=tuple(record.wordings for record in held_out.records))
 
 
-def prepare_workdir(recipe: Recipe, workdir: pathlib.Path, bond: text_decoder.Bond) -> None:
-  """As `train.prepare_workdir`; UserError also if the model is not the one that the run began with."""
+def bind(workdir: pathlib.Path, bond: text_decoder.Bond) -> None:
+  """Process 0 writes which model a run belongs to; UserError if the run began with another one or with other texts."""
   if latest_step(workdir / FOLDER) is not None:
     before = text_decoder.read_bond(workdir)
     if (before.y_encoder, before.tokens) != (bond.y_encoder, bond.tokens):
       raise UserError(
-          f"{workdir} holds a run for another Y-encoder or other texts than {recipe.model_workdir} has now; choose "
+          f"{workdir} holds a run for another Y-encoder or other texts than {bond.model_workdir} has now; choose "
           "another --workdir")
-  model_train.prepare_workdir(recipe, workdir, recipe_lib.read)
   if jax.process_index() == 0:
     bond.write(workdir)
 
