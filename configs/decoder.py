@@ -25,7 +25,7 @@ def get_config(variant: str = "base") -> ConfigDict:
   ))
   config.mesh = ConfigDict(dict(slice=1, data=-1, fsdp=1, tensor=1, rules=RULES))
   config.train = ConfigDict(dict(
-      steps=1200, batch_size=128, log_every=50, eval_every=400, checkpoint_every=400, keep_checkpoints=2,
+      steps=800, batch_size=128, log_every=20, eval_every=200, checkpoint_every=200, keep_checkpoints=2,
   ))
   config.eval = ConfigDict(dict(batch_size=128, beam=4, length_penalty=1.0))
   return _debug(config) if variant == "debug" else config
