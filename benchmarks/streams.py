@@ -88,14 +88,6 @@ def babyai_chain(model: api.Model, number: int) -> Stream:
       Annotation(e.start / _FPS.value, (e.end + 1) / _FPS.value, e.caption) for e in stream.events])
 
 
-def training_captions(model: api.Model) -> list[str]:
-  if _KIND.value == "slideshow":
-    return held_out(model.config.data.sources[0].dataset, "train").captions()
-  from vljepa_jax.data import babyai
-
-  return [babyai.decode(raw).captions["brief"][0] for raw in babyai.data_source("train")]
-
-
 MAKERS = {"slideshow": slideshow, "babyai": babyai_chain}
 
 
@@ -182,7 +174,8 @@ def make_decode(model: api.Model, streams: Sequence[Embedded]) -> tuple[streamin
   if _DECODER.value:
     return streaming.spelled(model), f"words by {_DECODER.value}"
   own = [a.caption for stream in streams for a in stream.annotations] if _BANK.value == "all" else []
-  bank = list(dict.fromkeys([*training_captions(model), *own]))
+  trained_on = open_source(model.config.data.sources[0].dataset, "train").captions()
+  bank = list(dict.fromkeys([*trained_on, *own]))
   return streaming.nearest(model, bank), f"nearest of {len(bank)} captions ({_BANK.value})"
 
 

@@ -46,6 +46,10 @@ class HeldOut:
   triplets: tuple[paraphrase.Triplet, ...]
   hidden: frozenset[str]
 
+  def captions(self) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """The n captions, and of each one all wordings, itself first."""
+    return tuple(r.caption for r in self.records), tuple(r.wordings for r in self.records)
+
 
 @dataclasses.dataclass(frozen=True)
 class Details:

@@ -14,8 +14,9 @@ import pytest
 
 from tests import tiny_decoder, tiny_model
 import vljepa_jax
-from vljepa_jax import checkpoint, config as config_lib, evaluation, predict, run_log
+from vljepa_jax import checkpoint, config as config_lib, evaluate, evaluation, predict, run_log
 from vljepa_jax.errors import UserError
+from vljepa_jax.y_decoder import held_out as held_out_lib
 from vljepa_jax.y_decoder import text_decoder, train
 
 EVERY_STEP = list(range(1, 9))
@@ -34,8 +35,9 @@ def small_and_cached():
     return made[key]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(evaluation, "open_held_out", lambda _: held_out)
+    patch.setattr(evaluation, "open_held_out", lambda *_: held_out)
     patch.setattr(train, "open_source", tiny_decoder.train_source)
+    patch.setattr(held_out_lib, "open_source", tiny_decoder.train_source)
     patch.setattr(train.step_lib, "make_step", kept)
     yield
 
@@ -173,6 +175,17 @@ def test_a_loaded_decoder_gives_the_words_of_the_results(model, whole):
   assert model.describe(list(held_out.frames[:3, 0]), beam=2) == texts[:3]
   again = model.decode(pred[:5])
   assert again == [model.decode(row[None])[0] for row in pred[:5]]  # batches and padding change nothing
+
+
+def test_the_evaluation_again(model_workdir, whole):
+  before = evaluation.read_results(whole)
+  assert evaluate.run_decoder(model_workdir, whole) == before["decoder"]
+  assert evaluation.read_results(whole) == before
+  assert evaluate.run_decoder(model_workdir, whole, "other") == before["decoder"]
+  path = whole / "results-other.json"
+  assert json.loads(path.read_text()) == {"decoder": before["decoder"]}
+  path.unlink()
+  assert 0 <= before["decoder"]["trained_on"] < 1
 
 
 def test_lengths_and_wrong_choices(model):

@@ -98,6 +98,10 @@ class ClipSource:
       digest.update(self._encoded(row))
     return digest.hexdigest()
 
+  def captions(self) -> list[str]:
+    """The canonical caption of every record."""
+    return [record.caption for record in self.records]
+
   @functools.cached_property
   def fields(self) -> tuple[str, ...]:
     """The fields of captions, in order."""

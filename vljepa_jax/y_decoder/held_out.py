@@ -2,13 +2,19 @@
 
 from collections.abc import Sequence
 import dataclasses
+import pathlib
 from typing import Any
 
 import numpy as np
 
+from vljepa_jax import evaluation
 from vljepa_jax.api import Model
+from vljepa_jax.data.sources import open_source
 from vljepa_jax.data.vocabulary import UNK
+from vljepa_jax.errors import INPUT_ERRORS, as_user_error
 from vljepa_jax.tasks import captioning
+from vljepa_jax.y_decoder import recipe as recipe_lib
+from vljepa_jax.y_decoder import texts
 from vljepa_jax.y_decoder.recipe import Eval
 from vljepa_jax.y_decoder.text_decoder import TextDecoder, token_accuracy
 
@@ -28,6 +34,28 @@ class Details:
   captions: tuple[str, ...]
   decoded: dict[str, list[str]]
   nearest: list[str]
+
+
+def evaluate(model: Model, workdir: pathlib.Path, split: str = "") -> dict[str, Any]:
+  """What `measure` gives for a trained decoder on a split.
+
+  Args:
+    model: with its decoder.
+    workdir: of the decoder.
+    split: of the data set that the model is evaluated on; "" for the model's own.
+
+  Raises:
+    UserError: there is no such split, or the data set cannot be read.
+  """
+  recipe = recipe_lib.read(workdir)
+  with as_user_error(*INPUT_ERRORS):
+    captioning.require()
+    held_out = evaluation.open_held_out(model.config, split)
+    sources = {s.dataset: open_source(s.dataset, "train") for s in model.config.data.sources}
+    bank = texts.bank(model, sources, held_out.hidden, recipe)
+  pred = model.predict(model.encode_prepared(held_out.frames))
+  captions, references = held_out.captions()
+  return measure(model, model.decoder, captions, references, pred, bank, recipe.eval)[0]
 
 
 def measure(
@@ -50,11 +78,13 @@ def measure(
     truth (as far as the decoder's length goes); `token_accuracy`, of the next token behind the true ones; `round_trip`,
     mean cosine of the decoded text's embedding and the one it was decoded from; `to_truth`, and of the true text's.
     And `cider`, `bleu4` of `tasks/captioning.py`, against the references.
-    `known`: texts all of whose tokens are in the vocabulary; no exact match is possible beyond. Under "nearest":
-    exact_match, to_truth, cider and bleu4 of the nearest training text.
+    `known`: texts all of whose tokens are in the vocabulary; no exact match is possible beyond. `trained_on`: texts that
+    are in the bank. Under "nearest": exact_match, to_truth, cider and bleu4 of the nearest training text.
   """
   target, truth = model.encode_text(captions), decoder.tokens(captions)
-  numbers: dict[str, Any] = {"texts": len(captions), "known": float((truth != UNK).all(axis=1).mean())}
+  numbers: dict[str, Any] = {
+      "texts": len(captions), "known": float((truth != UNK).all(axis=1).mean()),
+      "trained_on": float(np.isin(captions, bank).mean())}
   decoded = {}
   for name, embed in (("from_target", target), ("from_pred", pred)):
     tokens = decoder.search(embed, search.beam, length_penalty=search.length_penalty)
@@ -92,7 +122,8 @@ def table(numbers: dict[str, Any]) -> str:
   n = numbers["nearest"]
   lines.append(
       f"{'nearest training text':22}{100 * n['exact_match']:12.1f}{'':24}{n['to_truth']:10.3f}{captioning_of(n)}")
-  lines.append(f"{numbers['texts']} held-out texts, of which {100 * numbers['known']:.1f}% have known tokens alone")
+  lines.append(f"{numbers['texts']} held-out texts: {100 * numbers['known']:.1f}% have known tokens alone, "
+               f"{100 * numbers['trained_on']:.1f}% are training texts, too")
   return "\n".join(lines)
 
 

@@ -60,9 +60,8 @@ def collect(
   Raises:
     ValueError: nothing is left to train on.
   """
-  augment = Augment(**dataclasses.asdict(model.config.data.augment))
   measured = {
-      name: _Measured(model, source, open_texts(source, augment, held_out), recipe) for name, source in sources.items()}
+      name: _Measured(model, source, _texts_of(model, source, held_out), recipe) for name, source in sources.items()}
   streams = []
   for source in model.config.data.sources:
     for view in source.views:
@@ -73,6 +72,20 @@ def collect(
       name = source.name if len(source.views) == 1 else f"{source.name}/{view}"
       streams.append(Stream(name, source.weight / len(source.views), texts, *data.pairs(view)))
   return tuple(streams)
+
+
+def bank(
+    model: Model, sources: Mapping[str, AnySource], held_out: Collection[str], recipe: Recipe
+) -> tuple[str, ...]:
+  """The texts of all streams of `collect`, whose arguments these are, without measuring any error."""
+  opened = {name: _texts_of(model, source, held_out) for name, source in sources.items()}
+  return tuple(
+      text for source in model.config.data.sources for view in source.views
+      for text in training_texts(opened[source.dataset], view, recipe.texts.variants, recipe.seed))
+
+
+def _texts_of(model: Model, source: AnySource, held_out: Collection[str]) -> Texts:
+  return open_texts(source, Augment(**dataclasses.asdict(model.config.data.augment)), held_out)
 
 
 def training_texts(texts: Texts, view: str, variants: int, seed: int) -> tuple[str, ...]:

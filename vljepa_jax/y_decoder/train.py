@@ -123,7 +123,7 @@ def load_finished(workdir: pathlib.Path) -> api.Model:
 def make_lesson(recipe: Recipe, model: api.Model) -> Lesson:
   """Reads and encodes what the model was trained and is evaluated on; everything is the same at every start."""
   held_out = evaluation.open_held_out(model.config)
-  captions = tuple(record.caption for record in held_out.records)
+  captions, references = held_out.captions()
   sources = {s.dataset: open_source(s.dataset, "train") for s in model.config.data.sources}
   streams = texts.collect(model, sources, held_out.hidden, recipe)
   length = recipe.texts.length
@@ -136,7 +136,7 @@ def make_lesson(recipe: Recipe, model: api.Model) -> Lesson:
       captions=captions,
       target=model.encode_text(captions),
       pred=model.predict(model.encode_prepared(held_out.frames)),
-      references=tuple(record.wordings for record in held_out.records))
+      references=references)
 
 
 def bind(workdir: pathlib.Path, bond: text_decoder.Bond) -> None:
