@@ -4,8 +4,9 @@ Two things, each with its yardstick in the same run, in turns:
   greedy search of 64 embeddings with a cache of keys and values, against running the whole prefix again for every
     token. Same weights, same tokens, which is checked; neither stops early, and the yardstick never runs pads: it has a
     program for each length, which computes the logits of the last token alone.
-  query -> answer on one picture: by candidates, whose texts are encoded anew for each answer or once for all, and by
-    spelling it out. With a model and its decoder; without --decoder this part is left out.
+  query -> answer on one picture or video, whatever the model was trained on: by candidates, whose texts are encoded anew
+    for each answer or once for all, and by spelling it out. With a model and its decoder; without --decoder this part
+    is left out.
 The first part takes decoder_small with weights from the seed.
 """
 
@@ -97,18 +98,19 @@ def time_answer():
   from vljepa_jax.data.sources import open_source
 
   model = api.load(_WORKDIR.value, _DECODER.value)
-  picture = open_source(model.config.eval.dataset, model.config.eval.split).image(0)
-  query, candidates = "what kind of thing is it?", open_source(model.config.eval.dataset, "train").classes
+  source = open_source(model.config.eval.dataset, model.config.eval.split)
+  video = source.frames(0, model.config.data.frames)[None]
+  query, candidates = model.config.eval.class_query or "what kind of thing is it?", source.classes
   known = model.encode_text(candidates)
-  predict = lambda: model.predict(model.encode_image([picture]), query)
+  predict = lambda: model.predict(model.encode_video(video), query)
   functions = {
-      "picture and query to an embedding": predict,
+      f"{source.media} and query to an embedding": predict,
       f"and {len(candidates)} candidates, encoded before": lambda: int(np.argmax(predict() @ known.T)),
       f"and {len(candidates)} candidates, encoded now": lambda: model.rank(predict(), candidates),
       "and words, greedy": lambda: model.decode(predict()),
       "and words, beam of 4": lambda: model.decode(predict(), beam=4),
   }
-  print("one picture, one question:")
+  print(f"one {source.media} of {video.shape[1]} frame(s), {query!r}:")
   for name, milliseconds in in_turns(functions).items():
     print(f"  {name:<36} {milliseconds:9.1f} ms")
 
