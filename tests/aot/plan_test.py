@@ -120,6 +120,19 @@ def test_a_file_that_cannot_be_written(small, tmp_path):
     small[1].write(tmp_path / "file" / "plan.json")
 
 
+def test_what_is_tried_follows_what_was_found():
+  make = lambda remat, size: search.Candidate({}, remat, 1, 1, 1, size)
+  hopeful = [make("dots", 8.0), make("dots", 7.0), make("full", 6.0), make("dots", 4.0), make("full", 1.0)]
+  found, too_low, tried = {}, {}, []
+  for candidate in search._tried(hopeful, found, too_low, room=9.0):
+    tried.append((candidate.remat, candidate.bytes))
+    if tried[-1] == ("dots", 8.0):
+      too_low["dots"] = 2.0  # it took 16: 7 would not fit, either
+    else:
+      found[candidate.remat] = None
+  assert tried == [("dots", 8.0), ("full", 6.0), ("dots", 4.0)]
+
+
 def test_larger_slices():
   assert search.larger("v5e:4x4") == ["v5e:4x8", "v5e:8x8"]
   assert search.larger("v6e:16x16") == ["several slices (--slices=2)"]

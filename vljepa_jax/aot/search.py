@@ -34,6 +34,7 @@ class Candidate:
     changes: of config values, by their keys.
     remat: the policy of all towers.
     parts: micro-batches.
+    pieces: that every weight is cut into.
     flops: of a step, what is computed twice included.
     bytes: of a chip's memory, roughly.
   """
@@ -41,12 +42,14 @@ class Candidate:
   changes: dict[str, Any]
   remat: str
   parts: int
+  pieces: int
   flops: int
   bytes: float
 
 
 def search(recipe: str, plain: Mapping[str, Any], changes: Mapping[str, Any], name: str, slices: int) -> Plan:
-  """Compiles candidates, those with least arithmetic first, until one of every remat policy fits with room to spare.
+  """Compiles candidates until one of every remat policy fits with room to spare: those with least arithmetic first, then
+  those in fewest micro-batches, then those whose weights are cut into fewest pieces, which have to be put together again.
 
   Returns:
     The fastest of those that fit, by their rooflines.
@@ -55,11 +58,13 @@ def search(recipe: str, plain: Mapping[str, Any], changes: Mapping[str, Any], na
     UserError: none does, of those that by a rough guess could.
   """
   chip, _ = topology.parse(name)
-  ordered = sorted(candidates(plain, name, slices), key=lambda c: (c.flops, c.parts, c.bytes))
-  hopeful = [c for c in ordered if c.bytes <= chip.hbm_bytes * (1 - HEADROOM)]
+  room = chip.hbm_bytes * (1 - HEADROOM)
+  ordered = sorted(candidates(plain, name, slices), key=lambda c: (c.flops, c.parts, c.pieces))
+  hopeful = [c for c in ordered if c.bytes <= room]
   say(f"{len(ordered)} ways to run {recipe} on {name}, {len(hopeful)} of which may fit")
   found: dict[str, Plan] = {}
-  for candidate in _tried(hopeful, found):
+  too_low: dict[str, float] = {}
+  for candidate in _tried(hopeful, found, too_low, room):
     words = " ".join(f"{key}={value}" for key, value in candidate.changes.items())
     made = plan.make_plan(
         recipe, changed(plain, candidate.changes), {**changes, **candidate.changes}, name, slices)
@@ -68,6 +73,8 @@ def search(recipe: str, plain: Mapping[str, Any], changes: Mapping[str, Any], na
         f"{spare:.0%} of the memory to spare, {1e3 * step:,.1f} ms at best" if made.compiled.fits else "does not fit"))
     if made.fits:
       found[candidate.remat] = made
+    else:
+      too_low[candidate.remat] = (made.compiled.needed if made.compiled.fits else chip.hbm_bytes) / candidate.bytes
   if found:
     return min(found.values(), key=lambda made: made.derived["seconds"]["step"])
   raise UserError(
@@ -75,11 +82,15 @@ def search(recipe: str, plain: Mapping[str, Any], changes: Mapping[str, Any], na
       + ", ".join(larger(name)))
 
 
-def _tried(hopeful: Sequence[Candidate], found: Mapping[str, Plan]) -> Iterator[Candidate]:
-  """Candidates in turn, without those of a policy that has been found to fit meanwhile."""
+def _tried(
+    hopeful: Sequence[Candidate], found: Mapping[str, Plan], too_low: Mapping[str, float], room: float
+) -> Iterator[Candidate]:
+  """Candidates in turn, without those of a policy that has been found to fit meanwhile, and those that cannot fit if
+  the guess about their bytes is as much `too_low` as it was for the last one of their policy."""
   count = 0
   for candidate in hopeful:
-    if candidate.remat not in found and count < MOST_COMPILED:
+    fits = candidate.bytes * too_low.get(candidate.remat, 1.0) <= room
+    if fits and candidate.remat not in found and count < MOST_COMPILED:
       count += 1
       yield candidate
 
@@ -139,7 +150,8 @@ def guess(config: Config, parts: Parts, changes: dict[str, Any]) -> Candidate:
   table = 6 * model.y_encoder.vocab_size * model.y_encoder.width  # gathered, and its gradient
   policy = changes.get("model.predictor.remat", "")
   memory = sum(state.values()) + gradients + stored + widest + table
-  return Candidate(changes, policy, config.loss.micro_batches, work.total, memory)
+  pieces = config.mesh.fsdp * config.mesh.tensor
+  return Candidate(changes, policy, config.loss.micro_batches, pieces, work.total, memory)
 
 
 def _stored_per_token(size: Any) -> float:
