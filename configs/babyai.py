@@ -75,9 +75,14 @@ def _frozen(config: ConfigDict) -> ConfigDict:
   """The same on tokens of the encoder that pretraining gave, of four views of every clip."""
   config.name = "babyai"
   config.model.x_encoder.weights = ENCODER
+  config.model.predictor = ConfigDict(dict(preset="tiles", weights="", dropout=0.1, layers=(0, 2)))
+  config.data.sources = (
+      dict(name="all", dataset="babyai", view=ALWAYS, weight=0.4),
+      dict(name="all and where", dataset="babyai", view=(*ALWAYS, "where"), weight=0.6),
+  )
   config.data.feature_views = 4
   config.optim.groups = (("x_encoder/.*", None), (".*", 1.0))
-  config.train.steps = 1000
+  config.train.steps = 600
   return config
 
 
