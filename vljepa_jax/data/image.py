@@ -8,11 +8,16 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vljepa_jax.errors import MediaError
+
 MAX_PIXELS = 50_000_000
 WHITE = (255, 255, 255)
 
 # Bitmap formats only: Pillow would hand EPS to Ghostscript, and others need programs that are not there.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
+
+# Names of files that hold pictures or animations; anything else is taken for a video.
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".ico", ".tga", ".jp2", ".avif")
 
 # Formats whose wide grey pictures Pillow opens with values of 0..65535.
 WIDE_GREY = {"PNG", "PPM"}
@@ -20,8 +25,8 @@ WIDE_GREY = {"PNG", "PPM"}
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS below is stricter
 
 
-class ImageError(ValueError):
-  """A picture that cannot be read; the message names it and the reason."""
+class ImageError(MediaError):
+  """A picture that cannot be read."""
 
 
 def read_image(source: str | os.PathLike | bytes, name: str | None = None) -> np.ndarray:
