@@ -103,6 +103,13 @@ def test_rotation_tags_are_applied(tmp_path, degrees):
   np.testing.assert_array_equal(read_clip(path, 1, 2.0, 2.1)[0], turned[20])  # after a jump, too
 
 
+def test_a_video_may_be_given_as_its_bytes(tmp_path):
+  path = encode_video(tmp_path / "a.mp4", numbered_frames(40), codec="libx264", bf=2, **GOP)
+  np.testing.assert_array_equal(read_clip((tmp_path / "a.mp4").read_bytes(), 5), read_clip(path, 5))
+  with pytest.raises(VideoError, match="clip 7 cannot be read as a video"):
+    read_clip(b"nothing", 5, name="clip 7")
+
+
 def test_sampling_takes_part_after_part():
   np.testing.assert_allclose(sample_moments(2.0, 6.0, 4), [2.5, 3.5, 4.5, 5.5])
   drawn = np.stack([sample_moments(2.0, 6.0, 4, np.random.default_rng(i)) for i in range(400)])

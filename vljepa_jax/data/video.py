@@ -1,6 +1,7 @@
 """Videos by PyAV: opened, their frames with times, upright pixels. What sampling and streaming share."""
 
 from collections.abc import Iterator
+import io
 import os
 from typing import Any
 
@@ -21,25 +22,34 @@ def is_camera(source: str) -> bool:
   return source.isdecimal()
 
 
-def open_video(source: str | os.PathLike) -> Any:
+def open_video(source: str | os.PathLike | bytes, name: str | None = None) -> Any:
   """A PyAV container with at least one stream of pictures.
 
   Args:
-    source: a file of any kind that FFmpeg reads, or the index of a camera, such as "0".
+    source: a file of any kind that FFmpeg reads, or what such a file holds, or the index of a camera, such as "0".
+    name: what error messages call it; its path by default.
 
   Raises:
     VideoError: there is no such source, or it is no video.
     ImportError: PyAV is missing.
   """
-  av, source = import_av(), os.fspath(source)
+  av = import_av()
+  name = name or ("video" if isinstance(source, bytes) else os.fspath(source))
   try:
-    container = av.open(CAMERA.format(source), format="v4l2") if is_camera(source) else av.open(source)
+    container = _open(av, source)
   except (av.error.FFmpegError, OSError) as error:
-    raise VideoError(_why_not(source, error)) from error
+    raise VideoError(_why_not(source, name, error)) from error
   if not container.streams.video:
     container.close()
-    raise VideoError(f"{source} holds no video")
+    raise VideoError(f"{name} holds no video")
   return container
+
+
+def _open(av: Any, source: str | os.PathLike | bytes) -> Any:
+  if isinstance(source, bytes):
+    return av.open(io.BytesIO(source))
+  path = os.fspath(source)
+  return av.open(CAMERA.format(path), format="v4l2") if is_camera(path) else av.open(path)
 
 
 def import_av() -> Any:
@@ -51,14 +61,16 @@ def import_av() -> Any:
   return av
 
 
-def _why_not(source: str, error: Exception) -> str:
-  if is_camera(source):
+def _why_not(source: str | os.PathLike | bytes, name: str, error: Exception) -> str:
+  if isinstance(source, bytes):
+    return f"{name} cannot be read as a video: {error.strerror}"
+  if is_camera(os.fspath(source)):
     return f"camera {source} ({CAMERA.format(source)}) cannot be opened: {error.strerror}"
   if isinstance(error, FileNotFoundError):
-    return f"there is no video {source}"
+    return f"there is no video {name}"
   if os.path.isfile(source) and not os.path.getsize(source):
-    return f"{source} is empty (0 bytes)"
-  return f"{source} cannot be read as a video: {error.strerror}"
+    return f"{name} is empty (0 bytes)"
+  return f"{name} cannot be read as a video: {error.strerror}"
 
 
 def usual_seconds(stream: Any) -> float:
@@ -66,7 +78,7 @@ def usual_seconds(stream: Any) -> float:
   return float(1 / stream.average_rate) if stream.average_rate else 0.0
 
 
-def timed_frames(container: Any, source: str | os.PathLike) -> Iterator[tuple[float, float, Any]]:
+def timed_frames(container: Any, name: str) -> Iterator[tuple[float, float, Any]]:
   """All frames of an open video: seconds after the first frame, length in seconds, frame.
 
   A frame without a timestamp follows the one before at the stream's rate; time never goes back.
@@ -84,7 +96,7 @@ def timed_frames(container: Any, source: str | os.PathLike) -> Iterator[tuple[fl
         time += usual
       yield time, frame_seconds(frame, usual), frame
   except av.error.FFmpegError as error:
-    raise damaged(source, time, error.strerror) from error
+    raise damaged(name, time, error.strerror) from error
 
 
 def frame_seconds(frame: Any, usual: float) -> float:
@@ -92,9 +104,9 @@ def frame_seconds(frame: Any, usual: float) -> float:
   return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual
 
 
-def damaged(source: str | os.PathLike, time: float, reason: str) -> VideoError:
+def damaged(name: str, time: float, reason: str) -> VideoError:
   """The error of a video that breaks off; `time` in seconds after its first frame."""
-  return VideoError(f"{os.fspath(source)} is damaged after {max(time, 0.0):.1f} s: {reason}")
+  return VideoError(f"{name} is damaged after {max(time, 0.0):.1f} s: {reason}")
 
 
 def pixels(frame: Any, width: int, height: int) -> np.ndarray:

@@ -23,17 +23,18 @@ REORDERED = 32  # frames; more than any codec puts out of order
 
 
 def read_clip(
-    path: str | os.PathLike, count: int, start: float = 0.0, end: float | None = None,
-    rng: np.random.Generator | None = None,
+    source: str | os.PathLike | bytes, count: int, start: float = 0.0, end: float | None = None,
+    rng: np.random.Generator | None = None, name: str | None = None,
 ) -> np.ndarray:
   """Frames of a video, evenly spread over it or over a segment of it; sound is ignored, rotation tags are applied.
 
   Args:
-    path: of any kind that FFmpeg reads.
+    source: a file of any kind that FFmpeg reads, or what such a file holds.
     count: frames wanted, T.
     start: of the segment, in seconds after the first frame.
     end: of the segment; None, or what lies beyond it, is the end of the video.
     rng: as of `sample_moments`.
+    name: what error messages call it; its path by default.
 
   Returns:
     (T, H, W, 3) uint8; a frame comes several times where there are fewer.
@@ -43,20 +44,21 @@ def read_clip(
     MediaError: the segment begins after its end.
     ImportError: PyAV is missing.
   """
-  with _Track(path) as track:
+  name = name or ("video" if isinstance(source, bytes) else os.fspath(source))
+  with _Track(source, name) as track:
     total = track.seconds()
     if total is not None:
-      return track.frames_at(sample_moments(*cut_segment(track.name, start, end, total), count, rng))
-  times, total = _all_times(path)
-  moments = sample_moments(*cut_segment(os.fspath(path), start, end, total), count, rng)
-  return _by_number(path, on_show(times, moments))
+      return track.frames_at(sample_moments(*cut_segment(name, start, end, total), count, rng))
+  times, total = _all_times(source, name)
+  moments = sample_moments(*cut_segment(name, start, end, total), count, rng)
+  return _by_number(source, name, on_show(times, moments))
 
 
 class _Track:
   """The pictures of a file that tells their times, entered wherever it has to be."""
 
-  def __init__(self, path: str | os.PathLike):
-    self.name = os.fspath(path)
+  def __init__(self, source: str | os.PathLike | bytes, name: str):
+    self._source, self._name = source, name
     self._error = import_av().error.FFmpegError
     self._reach, self._first, self._delay = FAR, 0.0, 0
     self._open()
@@ -69,7 +71,7 @@ class _Track:
 
   def _open(self) -> None:
     """Goes to the beginning."""
-    self._container = open_video(self.name)
+    self._container = open_video(self._source, self._name)
     self._stream = self._container.streams.video[0]
     self._stream.codec_context.thread_count = 1  # clips are decoded side by side
     self._restart(from_key=False)
@@ -84,7 +86,7 @@ class _Track:
     Nothing but the first frame is decoded, and the packets of the last seconds are read.
     """
     if self._next is None:
-      raise VideoError(f"{self.name} holds no frame")
+      raise VideoError(f"{self._name} holds no frame")
     if self._next.pts is None or self._format in UNTIMED:
       return None
     self._first, self._size = self._next.time, (self._next.width, self._next.height)
@@ -129,7 +131,7 @@ class _Track:
 
   def _picture(self) -> np.ndarray:
     if self._shown.is_corrupt:
-      raise damaged(self.name, self._shown.time - self._first, "a frame cannot be made out")
+      raise damaged(self._name, self._shown.time - self._first, "a frame cannot be made out")
     return pixels(self._shown, *self._size)
 
   def _forward(self, time: float) -> None:
@@ -142,7 +144,7 @@ class _Track:
     while self._next is not None and (self._shown is None or self._next.time <= time + EARLY):
       self._shown, self._next = self._next, next(self._frames, None)
       if self._next is not None and self._next.pts is None:
-        raise damaged(self.name, self._shown.time - self._first, "a frame has no time")
+        raise damaged(self._name, self._shown.time - self._first, "a frame has no time")
 
   def _position(self) -> float:
     return self._next.time if self._shown is None else self._shown.time
@@ -188,23 +190,23 @@ class _Track:
             yield frame
             time = frame.time or 0.0
     except self._error as error:
-      raise damaged(self.name, time - self._first, error.strerror) from error
+      raise damaged(self._name, time - self._first, error.strerror) from error
 
 
-def _all_times(path: str | os.PathLike) -> tuple[list[float], float]:
+def _all_times(source: str | os.PathLike | bytes, name: str) -> tuple[list[float], float]:
   """When every frame begins, and when the last one ends, by decoding all."""
-  with open_video(path) as container:
-    rows = [(time, seconds) for time, seconds, _ in timed_frames(container, path)]
+  with open_video(source, name) as container:
+    rows = [(time, seconds) for time, seconds, _ in timed_frames(container, name)]
   if not rows:
-    raise VideoError(f"{os.fspath(path)} holds no frame")
+    raise VideoError(f"{name} holds no frame")
   return [time for time, _ in rows], sum(rows[-1])
 
 
-def _by_number(path: str | os.PathLike, numbers: np.ndarray) -> np.ndarray:
+def _by_number(source: str | os.PathLike | bytes, name: str, numbers: np.ndarray) -> np.ndarray:
   """Frames by their numbers, ascending, by decoding all up to the last."""
   rows, size = [], ()
-  with open_video(path) as container:
-    for number, (_, _, frame) in enumerate(timed_frames(container, path)):
+  with open_video(source, name) as container:
+    for number, (_, _, frame) in enumerate(timed_frames(container, name)):
       size = size or (frame.width, frame.height)
       repeats = int(np.sum(numbers == number))
       rows += [pixels(frame, *size)] * repeats if repeats else []
