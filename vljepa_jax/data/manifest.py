@@ -169,8 +169,9 @@ def _captions(cells: tables.Row) -> dict[str, tuple[str, ...]]:
     raise ValueError(
         f"the columns {' and '.join(forms)} exclude each other" if forms else "there is no caption; give it a text")
   fields = {"caption": cells["caption"]} if "caption" in cells else dotted or cells["captions"]
-  if not isinstance(fields, Mapping) or not fields:
+  if not isinstance(fields, Mapping) or not any(value is not None for value in fields.values()):
     raise ValueError("captions must be an object, such as {\"brief\": \"a cat\"}; of one text it is the column caption")
+  fields = {field: value for field, value in fields.items() if value is not None}
   for field in fields:
     if not field.strip() or set(field) & set(":,"):
       raise ValueError(f"the field {field!r} of captions must be a name without ':' and ','")

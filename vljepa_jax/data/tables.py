@@ -41,7 +41,7 @@ def _csv(path: pathlib.Path) -> Iterator[tuple[str, Row]]:
     try:
       row = next(reader, None)
     except csv.Error as error:
-      raise ValueError(f"{path}, line {reader.line_num}: this is no CSV ({error})") from error
+      raise ValueError(f"{path}, line {reader.reader.line_num}: this is no CSV ({error})") from error
     if row is None:
       return
     place = f"{path}, line {reader.line_num}"
