@@ -2,7 +2,8 @@
 
 The variant is a manifest (docs/data.md). Towers and schedule are those of configs/base.py: a frozen MobileNetV2, whose
 tokens of four views of every file are kept, and MiniLM. Of videos show more than their middle frame:
---config.data.frames=4. Where a cache would be too large: --config.data.feature_views=0 --config.data.feature_tokens=0.
+--config.data.frames=4 --config.data.feature_tokens=56. Where a cache would be too large:
+--config.data.feature_views=0 --config.data.feature_tokens=0.
 """
 
 import pathlib

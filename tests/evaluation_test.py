@@ -128,7 +128,7 @@ def test_tasks_without_records_are_left_out():
   progress.print_evaluation(3, results)
   page = report.make_report(results, details, [], {"name": "mine"})
   assert "<h2>Where it fails</h2><p class=\"quiet\">Clips whose own" in page
-  for word in ("Class, top-1", "<h2>Questions", "Other words, or", "Worst classes"):
+  for word in ("Class, top-1", "Held out, class", "<h2>Questions", "Other words, or", "Worst classes"):
     assert word not in page
   whole = report.make_report(*own_results(), [], {"name": "mine"})
   assert "Class, top-1" in whole and "<h2>Questions" in whole and "Worst classes" in whole

@@ -55,7 +55,7 @@ def make_report(
   sections = [
       _header(name, results, details.held_out),
       _tiles(results),
-      _curves(history, page.word),
+      _curves(history, results),
       _contact_sheet(page),
       _searches(page),
       _answers(page, results["vqa"]) if "vqa" in results else "",
@@ -146,7 +146,9 @@ def _tile(name, value, chance, beside):
           f'<div class="against">chance {_percent(chance)} · {html.escape(beside)}</div></div>')
 
 
-def _curves(history, word):
+def _curves(history, results):
+  word = results["media"]
+
   def line(name, key):
     return Line(name, [(row["step"], row[key]) for row in history if isinstance(row.get(key), (int, float))])
 
@@ -160,11 +162,12 @@ def _curves(history, word):
       draw_chart("Found in the batch, recall@1", by_stream("batch_recall"), percent=True, from_zero=True),
       draw_chart("Temperature", [line("one over the scale", "temperature")]),
   ]
-  for title, *named in (
+  held_out = [
       ("Held out, R@1", (f"{word} → caption", "image_to_text/r1"), (f"caption → {word}", "text_to_image/r1")),
-      ("Held out, R@10", (f"{word} → caption", "image_to_text/r10"), (f"caption → {word}", "text_to_image/r10")),
-      ("Held out, class", ("top-1", "classification/top1"), ("top-5", "classification/top5")),
-  ):
+      ("Held out, R@10", (f"{word} → caption", "image_to_text/r10"), (f"caption → {word}", "text_to_image/r10"))]
+  if "classification" in results:
+    held_out.append(("Held out, class", ("top-1", "classification/top1"), ("top-5", "classification/top5")))
+  for title, *named in held_out:
     lines = [line(name, f"eval/{key}") for name, key in named]
     charts.append(draw_chart(title, lines, percent=True, from_zero=True))
   return _section("Training", "By training step.", f'<div class="grid charts">{"".join(charts)}</div>')

@@ -10,7 +10,6 @@ import numpy as np
 from vljepa_jax.errors import MediaError
 
 CAMERA = "/dev/video{}"  # Video4Linux
-EARLY = 1e-6  # seconds; timestamps are rounded
 
 
 class VideoError(MediaError):

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vljepa_jax.data.video import EARLY, VideoError, open_video, pixels, timed_frames
+from vljepa_jax.data.moments import EARLY
+from vljepa_jax.data.video import VideoError, open_video, pixels, timed_frames
 
 
 def read_video(source: str, fps: float) -> Iterator[np.ndarray]:
