@@ -81,7 +81,8 @@ def test_a_prompt_is_not_cut():
 
 
 def test_a_data_set_may_be_told_at_length(tmp_path):
-  dataset = {"path": "my/1.0.0", "fields": [["picture", "jpg"], ["caption", "text"]], "queries": [["what", ["what?", "which?"]]]}
+  dataset = {"path": "my/1.0.0", "fields": [["picture", "jpg"], ["caption", "text"]],
+             "queries": [["what", ["what?", "which?"]]]}
   source = {"name": "a", "dataset": dataset, "view": "caption", "weight": 1.0}
   plain = with_value("data.sources", (source,))
   parsed = config.parse(plain)

@@ -52,7 +52,8 @@ def test_unknown_variant_is_named(module):
 
 
 @pytest.mark.parametrize("manifest, name", [
-    ("my/clips.jsonl", "clips"), ("a.csv", "a"), ("pictures/manifest.jsonl", "pictures"), ("manifest.jsonl", "manifest")])
+    ("my/clips.jsonl", "clips"), ("a.csv", "a"), ("pictures/manifest.jsonl", "pictures"),
+    ("manifest.jsonl", "manifest")])
 def test_a_manifest_is_all_that_a_folder_needs(manifest, name):
   config = config_lib.parse(folder.get_config(manifest))
   assert config.name == name and config.eval.dataset == config.data.sources[0].dataset == manifest

@@ -38,7 +38,9 @@ def open_rows(folder, *rows, split="train"):
 
 
 def test_a_minimal_manifest(folder):
-  source = open_rows(folder, {"path": "a.png", "caption": "dark"}, "", {"path": str(folder / "b.png"), "caption": ["grey", "medium"]})
+  source = open_rows(
+      folder, {"path": "a.png", "caption": "dark"}, "",
+      {"path": str(folder / "b.png"), "caption": ["grey", "medium"]})
   assert [record.id for record in source.records] == ["a.png", str(folder / "b.png")]
   assert source.media == "picture" and source.classes == () and len(source) == 2
   assert [record.label for record in source.records] == [-1, -1]
@@ -54,12 +56,14 @@ def test_everything_that_a_row_may_have(folder):
       folder,
       {"path": "a.png", "captions": {"brief": "cat", "detailed": ["a cat", "some cat"]}, "questions": asked,
        "label": "pet", "split": "test", "id": 7, "start": None},
-      {"path": "b.png", "caption": "dog", "query": "how dark?", "answer": "a little", "label": "animal", "split": "test"},
+      {"path": "b.png", "caption": "dog", "query": "how dark?", "answer": "a little", "label": "animal",
+       "split": "test"},
       {"path": "sub/c.png", "caption": "bird", "query": "how dark?", "answer": "not", "label": "zebra"}, split="test")
   assert source.classes == ("animal", "pet", "zebra"), "of the whole manifest"
   first, second = source.records
   assert first.id == "7" and first.label == 1 and second.label == 0
-  assert first.captions == {"brief": ("cat",), "detailed": ("a cat", "some cat")} and source.fields == ("brief", "detailed", "caption")
+  assert first.captions == {"brief": ("cat",), "detailed": ("a cat", "some cat")}
+  assert source.fields == ("brief", "detailed", "caption")
   questions = [(q.kind, q.record, q.query, q.answer, q.candidates) for q in questions_of(source, source, 0)]
   assert questions == [
       ("thing", 0, "what?", "cat", ("cat", "dog")),
@@ -183,7 +187,8 @@ def test_segments_of_a_video(folder):
   source = open_rows(
       folder, {"path": "v.mp4", "caption": "all"}, {"path": "v.mp4", "caption": "part", "start": 1, "end": 2.0},
       {"path": "v.mp4", "caption": "rest", "start": 2.5}, {"path": "a.png", "caption": "still"})
-  assert source.media == "clip" and [record.id for record in source.records] == ["v.mp4", "v.mp4#1-2", "v.mp4#2.5-", "a.png"]
+  assert source.media == "clip"
+  assert [record.id for record in source.records] == ["v.mp4", "v.mp4#1-2", "v.mp4#2.5-", "a.png"]
   levels = lambda index, count: [int(round(frame.mean() / 20)) for frame in source.frames(index, count)]
   assert levels(0, 6) == [1, 2, 3, 4, 5, 6] and levels(1, 4) == [3, 3, 4, 4] and levels(2, 2) == [6, 6]
   drawn = {tuple(source.frames(0, 2, np.random.default_rng(i)).mean(axis=(1, 2, 3)).round()) for i in range(20)}

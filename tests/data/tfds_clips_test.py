@@ -56,7 +56,8 @@ def path(tmp_path_factory):
 
 
 def opened(path, **fields):
-  return open_source(DataSet(path, tuple((ours.replace("__", "."), theirs) for ours, theirs in fields.items()), ()), "train")
+  pairs = tuple((ours.replace("__", "."), theirs) for ours, theirs in fields.items())
+  return open_source(DataSet(path, pairs, ()), "train")
 
 
 @pytest.mark.parametrize("feature", ["jpg", "bytes"])

@@ -18,7 +18,8 @@ KINDS = {
     "h264, open groups": ("a.mkv", dict(codec="libx264", bf=3, **{"x264-params": "open-gop=1:keyint=12"})),
     "h264 with sound": ("a.mp4", dict(codec="libx264", sound=True, **GOP)),
     "h264, transport stream": ("a.ts", dict(codec="libx264", bf=3, **GOP)),
-    "h264, fragments": ("a.mp4", dict(codec="libx264", bf=2, container={"movflags": "frag_keyframe+empty_moov"}, **GOP)),
+    "h264, fragments": (
+        "a.mp4", dict(codec="libx264", bf=2, container={"movflags": "frag_keyframe+empty_moov"}, **GOP)),
     "h264, no length and no index": ("a.mkv", dict(codec="libx264", bf=2, container={"live": "1"}, **GOP)),
     "h264, no times": ("a.h264", dict(codec="libx264", bf=2, **GOP)),
     "h264 in avi": ("a.avi", dict(codec="libx264", bf=2, **GOP)),

@@ -36,7 +36,8 @@ class Stream:
     name: for messages.
     source: the pictures or clips and their texts.
     view: one of the source's (`data/views.py`): "caption" (no query; the target is a caption), a field of captions or
-      fields with weights, or a kind of question (the target is its answer). Or several of them: every example then has a text of each, which share its picture.
+      fields with weights, or a kind of question (the target is its answer). Or several of them: every example then has
+      a text of each, which share its picture.
     weight: share of the examples, relative to the other streams.
     features: (records, views, N, D) tokens of a frozen X-encoder, one row for each record of the source; training
       draws one of the views. None decodes and augments the pictures instead.
