@@ -193,6 +193,8 @@ def test_segments_of_a_video(folder):
   assert levels(0, 6) == [1, 2, 3, 4, 5, 6] and levels(1, 4) == [3, 3, 4, 4] and levels(2, 2) == [6, 6]
   drawn = {tuple(source.frames(0, 2, np.random.default_rng(i)).mean(axis=(1, 2, 3)).round()) for i in range(20)}
   assert len(drawn) > 3
+  rows = [{"path": "v.mp4", "caption": "all"}, {"path": "a.png", "caption": "still", "split": "test"}]
+  assert open_rows(folder, *rows, split="test").media == "clip", "all splits are looked at alike"
   copy = pickle.loads(pickle.dumps(source))  # as it goes to workers
   np.testing.assert_array_equal(copy.frames(1, 4), source.frames(1, 4))
 

@@ -92,7 +92,8 @@ def open_manifest(dataset: str, split: str) -> ClipSource:
   places = {name: i for i, name in enumerate(classes)}
   records = [dataclasses.replace(row.record, label=places.get(row.label, -1)) for row in mine]
   media = [row.media for row in mine]
-  still = all(item.is_picture and not item.path.lower().endswith(".gif") for item in media)
+  # Of the whole manifest, so that all of its splits are looked at alike.
+  still = all(row.media.is_picture and not row.media.path.lower().endswith(".gif") for row in rows)
   return ClipSource(
       dataset, split, classes, with_candidates(records), Reader(media), functools.partial(_fingerprint, media),
       "picture" if still else "clip")
