@@ -55,6 +55,7 @@ def _pretrain() -> ConfigDict:
       feature_views=0,
       feature_tokens=0,
       workers=0,
+      max_failures=0.05,
   ))
   config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0, micro_batches=1))
   config.optim = ConfigDict(dict(

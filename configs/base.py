@@ -68,6 +68,7 @@ def get_config(variant: str = "base") -> ConfigDict:
       feature_views=4,
       feature_tokens=14,
       workers=0,
+      max_failures=0.05,
   ))
   config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0, micro_batches=1))
   config.optim = ConfigDict(dict(

@@ -59,6 +59,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
       feature_views=0,
       feature_tokens=0,
       workers=16,
+      max_failures=0.05,
   ))
   config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0))
   config.loss.micro_batches = MICRO_BATCHES[variant]

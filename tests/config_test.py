@@ -53,6 +53,7 @@ def with_value(key, value):
     ("optim.learning_rate", float("nan"), "config.optim.learning_rate must be above 0"),
     ("optim.ema", 1.0, "config.optim.ema must be at least 0 and below 1"),
     ("optim.schedule", "linear", "config.optim.schedule must be one of 'constant', 'cosine'"),
+    ("data.max_failures", 1.5, "config.data.max_failures must be within 0..1"),
     ("data.augment.flip", 1.5, "config.data.augment.flip must be within 0..1"),
     ("data.sources", (), "config.data.sources is empty"),
     ("data.workers", -1, "config.data.workers must be 0 or more"),
@@ -76,6 +77,20 @@ def test_a_prompt_is_not_cut():
   config.parse(plain)
   plain["tokenizers"]["query"]["cut"] = "left"
   with pytest.raises(UserError, match="config.tokenizers.query.cut='left' would cut the prompt first"):
+    config.parse(plain)
+
+
+def test_a_data_set_may_be_told_at_length(tmp_path):
+  dataset = {"path": "my/1.0.0", "fields": [["picture", "jpg"], ["caption", "text"]],
+             "queries": [["what", ["what?", "which?"]]]}
+  source = {"name": "a", "dataset": dataset, "view": "caption", "weight": 1.0}
+  plain = with_value("data.sources", (source,))
+  parsed = config.parse(plain)
+  assert str(parsed.data.sources[0].dataset) == "my/1.0.0" and {parsed.data.sources[0].dataset: 1}
+  config.write(parsed, tmp_path)
+  assert config.read(tmp_path) == parsed
+  dataset["field"] = dataset.pop("fields")
+  with pytest.raises(UserError, match=r"nothing reads config.data.sources\[0\].dataset.field; did you mean 'fields'"):
     config.parse(plain)
 
 

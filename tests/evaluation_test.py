@@ -1,12 +1,15 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from tests import tiny_model
-from vljepa_jax import evaluate, evaluation, report
+from vljepa_jax import evaluate, evaluation, progress, report
+from vljepa_jax.data.clips import ClipQuestion, ClipRecord, ClipSource
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import Source
+from vljepa_jax.errors import MediaError, UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -57,6 +60,78 @@ def test_the_table_is_in_per_cent_with_chance_beside_it(results):
   row = next(line.split() for line in lines if "is_there" in line)
   assert row[:4] == ["is_there", "100.0", "50.0", "50.0"]
   assert any(line.split()[:3] == ["before", "training", "50.0"] for line in lines)
+
+
+def records_of_ones_own(count=8, **changes):
+  """Noise with captions; every third record has a label, each with a question."""
+  records, frames = [], np.random.default_rng(0).integers(0, 255, (count, 2, 40, 30, 3), np.uint8)
+  for i in range(count):
+    asked = (ClipQuestion("place", ("where?",), f"here {i % 2}", ("here 0", "here 1")),)
+    records.append(ClipRecord(f"r{i}", {"caption": (f"caption {i}",)}, asked, i // 3 if i % 3 == 0 else -1))
+  records = [dataclasses.replace(record, **changes) for record in records]
+  read = lambda index, wanted, rng: frames[index, :1] if index == 4 else frames[index][:wanted]
+  return ClipSource("mine", "test", ("a", "b", "c"), records, read, None)
+
+
+def test_frames_are_decoded_when_asked_for():
+  source = records_of_ones_own()
+  read, asked = source._read, []
+  source._read = lambda index, count, rng: asked.append(index) or read(index, count, rng)
+  held_out = evaluation.read_held_out(source, source, Preprocess("pad_square", 32), 2)
+  frames = held_out.frames
+  assert not asked and frames.shape == (8, 2, 32, 32, 3) and len(frames) == 8
+  fit = Preprocess("pad_square", 32)
+  whole = np.stack([np.stack([fit(read(i, 2, None)[t % len(read(i, 2, None))]) for t in range(2)]) for i in range(8)])
+  np.testing.assert_array_equal(frames[3:6], whole[3:6])  # a picture among clips is repeated
+  assert sorted(asked) == [3, 4, 5]
+  for key in (2, np.int64(2), slice(None), [1, 7], (slice(2), 1), (3, 0)):
+    np.testing.assert_array_equal(frames[key], whole[key])
+  assert frames[8:].shape == (0, 2, 32, 32, 3)
+
+
+def test_encoding_frames_on_demand_is_that_of_an_array(held_out):
+  model = tiny_model.debug_model()
+  np.testing.assert_array_equal(model.encode_prepared(held_out.frames), model.encode_prepared(held_out.frames[:]))
+
+
+def test_a_file_that_cannot_be_read_is_named():
+  source = records_of_ones_own()
+
+  def read(index, count, rng):
+    raise MediaError("b.mp4 is damaged after 1.0 s")
+
+  source._read = read
+  held_out = evaluation.read_held_out(source, source, Preprocess("pad_square", 32), 2)
+  with pytest.raises(UserError, match="b.mp4 is damaged after 1.0 s"):
+    held_out.frames[2:4]
+
+
+def own_results(**changes):
+  source = records_of_ones_own(**changes)
+  held_out = evaluation.read_held_out(source, source, Preprocess("pad_square", 32), 1)
+  return evaluation.evaluate(tiny_model.debug_model(), held_out, paraphrase_before=0.5)
+
+
+def test_records_without_label_are_not_classified():
+  results, details = own_results()
+  assert results["classification"]["pictures"] == 3 and list(details.classification.labels) == [0, 1, 2]
+  assert results["vqa"]["questions"] == 8 and set(results["vqa"]) >= {"place"}
+  assert results["image_to_text"]["pool"] == 8 and "paraphrase" not in results and details.paraphrase is None
+
+
+def test_tasks_without_records_are_left_out():
+  results, details = own_results(label=-1, questions=())
+  assert set(results) == {"media", "image_to_text", "text_to_image"}
+  assert details.classification is None and details.vqa == []
+  lines = evaluation.table(results).splitlines()
+  assert len(lines) == 7 and not any(word in line for line in lines for word in ("class", "questions", "paraphrase"))
+  progress.print_evaluation(3, results)
+  page = report.make_report(results, details, [], {"name": "mine"})
+  assert "<h2>Where it fails</h2><p class=\"quiet\">Clips whose own" in page
+  for word in ("Class, top-1", "Held out, class", "<h2>Questions", "Other words, or", "Worst classes"):
+    assert word not in page
+  whole = report.make_report(*own_results(), [], {"name": "mine"})
+  assert "Class, top-1" in whole and "<h2>Questions" in whole and "Worst classes" in whole
 
 
 def test_questions_are_the_same_every_time(held_out):

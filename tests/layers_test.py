@@ -19,7 +19,7 @@ LAYERS = {
     3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights.", "y_decoder",
         "y_decoder.recipe", "y_decoder.step", "y_decoder.text_decoder"),
     2: ("hosts", "loss", "streamed", "metrics", "batches", "decoding", "selective", "config_checks", "config_parsing",
-        "tasks.", "data.pipeline"),
+        "tasks.", "data.pipeline", "data.failures"),
     1: ("model.", "data."),
     0: ("errors", "chips", "model.presets"),
 }

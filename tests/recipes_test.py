@@ -1,6 +1,6 @@
 """The shipped recipes parse, build, and have the paper's sizes; nothing is allocated."""
 
-from configs import babyai, base, vljepa_sft, vljepa_stage1
+from configs import babyai, base, folder, vljepa_sft, vljepa_stage1
 import jax
 import pytest
 
@@ -22,7 +22,8 @@ def on_eight_devices(config):
 
 
 @pytest.mark.parametrize("module, variant", [
-    (base, "base"), (base, "debug"), (babyai, "frozen"), (babyai, "pretrain"), (babyai, "relations"), (babyai, "debug"), *STAGE1,
+    (base, "base"), (base, "debug"), (babyai, "frozen"), (babyai, "pretrain"), (babyai, "relations"), (babyai, "debug"),
+    (folder, "my/clips.jsonl"), *STAGE1,
     (vljepa_sft, None)])
 def test_recipe_builds(module, variant):
   config = on_eight_devices(module.get_config(*[variant] * (variant is not None)))
@@ -49,3 +50,13 @@ def test_paper_parameters(variant, frozen_x):
 def test_unknown_variant_is_named(module):
   with pytest.raises(ValueError, match="no variant 'big'; there are"):
     module.get_config("big")
+
+
+@pytest.mark.parametrize("manifest, name", [
+    ("my/clips.jsonl", "clips"), ("a.csv", "a"), ("pictures/manifest.jsonl", "pictures"),
+    ("manifest.jsonl", "manifest")])
+def test_a_manifest_is_all_that_a_folder_needs(manifest, name):
+  config = config_lib.parse(folder.get_config(manifest))
+  assert config.name == name and config.eval.dataset == config.data.sources[0].dataset == manifest
+  with pytest.raises(ValueError, match="needs a manifest"):
+    folder.get_config()

@@ -17,7 +17,8 @@ from tests.tiny_video import write_video
 from vljepa_jax import stream, timeline
 from vljepa_jax.data import openclipart
 from vljepa_jax.data.sources import Source
-from vljepa_jax.data.video_reader import VideoError, read_video
+from vljepa_jax.data.video import VideoError
+from vljepa_jax.data.video_reader import read_video
 from vljepa_jax.errors import UserError
 from vljepa_jax.streaming import Event
 

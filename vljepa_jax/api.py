@@ -32,6 +32,7 @@ from vljepa_jax import step
 from vljepa_jax.batches import embed_texts, in_batches
 from vljepa_jax.config import Config, model_config
 from vljepa_jax.data.image import read_image
+from vljepa_jax.data.media import EvaluationFrames
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.text import BYTES, TextInput, Tokenizer
 from vljepa_jax.errors import INPUT_ERRORS, as_user_error
@@ -136,11 +137,11 @@ class Model:
     frames = prepare_pictures(videos.reshape(-1, *videos.shape[2:]), self._preprocess)
     return self.encode_prepared(frames.reshape(*videos.shape[:2], *frames.shape[1:]))
 
-  def encode_prepared(self, frames: np.ndarray) -> np.ndarray:
+  def encode_prepared(self, frames: np.ndarray | EvaluationFrames) -> np.ndarray:
     """Visual tokens of clips from `prepare_pictures`, which must not run twice: each time it would cut margins off.
 
     Args:
-      frames: (n, T, size, size, 3) uint8.
+      frames: (n, T, size, size, 3) uint8; those of a split are decoded batch by batch.
 
     Returns:
       (n, N, D) float32.

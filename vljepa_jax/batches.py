@@ -1,6 +1,9 @@
 """Any number of rows through a function that is compiled once per shape: batches, padded to a power of two."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import concurrent.futures
+import functools
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +16,29 @@ def in_batches(run: Callable[..., np.ndarray], inputs: Sequence[np.ndarray], lim
   """What `run` gives for n rows of every input, (n, ...), in batches of at most `limit`.
 
   The last batch is filled up to a power of two by repeating its last row; what comes of these pads is left out.
+  Inputs may be anything that a slice makes an array of: while `run` works on a batch, the next one is read.
   """
   outputs = []
-  for start in range(0, len(inputs[0]), limit):
-    rows = [x[start:start + limit] for x in inputs]
+  for rows in _one_ahead(functools.partial(_slice, inputs, limit), range(0, len(inputs[0]), limit)):
     count = len(rows[0])
     pads = min(limit, _power_of_two(count)) - count
     outputs.append(run(*(np.concatenate([x, np.repeat(x[-1:], pads, axis=0)]) for x in rows))[:count])
   return np.concatenate(outputs)
+
+
+def _slice(inputs: Sequence[np.ndarray], limit: int, start: int) -> list[np.ndarray]:
+  return [x[start:start + limit] for x in inputs]
+
+
+def _one_ahead(read: Callable[[int], Any], starts: Sequence[int]) -> Iterator[Any]:
+  """What `read` gives for every start; the next one is read in another thread while this one is in use."""
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    waiting = [pool.submit(read, start) for start in starts[:1]]
+    for start in starts[1:]:
+      rows = waiting.pop().result()
+      waiting.append(pool.submit(read, start))
+      yield rows
+    yield from (last.result() for last in waiting)
 
 
 def embed_texts(

@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from vljepa_jax import config_checks, config_parsing
+from vljepa_jax.data.dataset import DataSet
 from vljepa_jax.errors import UserError
 from vljepa_jax.model import presets
 from vljepa_jax.model.vljepa import VLJepaConfig
@@ -25,7 +26,7 @@ DECODER_KEY = "model_workdir"  # only recipes of a Y-decoder (`y_decoder/recipe.
 # What may change between two starts of one run: how long, how often, on which devices.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep_checkpoints", "eval",
-    "mesh", "data.workers", "profile",
+    "mesh", "data.workers", "data.max_failures", "profile",
 )
 
 
@@ -106,14 +107,16 @@ class Source:
   """One named source of the training mixture: the data set, the view of its records, and its weight.
 
   Attributes:
-    dataset: "openclipart", "babyai", or a folder that `tfds.builder_from_directory` reads.
-    view: "caption" (no query; the target is a caption), for clips also the field of captions ("brief", ...); or
-      the kind of question that is asked: of pictures "what", "is_there", "which_word" (`data/questions.py`), of BabyAI
-      one of `babyai.KINDS`. Several views give every example a text of each, which share its X-encoder pass.
+    dataset: "openclipart", "babyai", a manifest (.jsonl, .csv, .parquet), or a folder that
+      `tfds.builder_from_directory` reads; or a dict of path, fields and queries (`data/dataset.py`).
+    view: "caption" (no query; the target is a caption of any field), a field of captions ("brief"), or fields with
+      weights ("brief:0.7,detailed:0.3"); or the kind of question that is asked: of pictures "what", "is_there",
+      "which_word" (`data/questions.py`), of BabyAI one of `babyai.KINDS`, of a manifest its kinds; or "answer", any
+      question that comes with a clip. Several views give every example a text of each, which share its X-encoder pass.
   """
 
   name: str
-  dataset: str
+  dataset: str | DataSet
   view: str | tuple[str, ...]
   weight: float
 
@@ -129,7 +132,7 @@ class Augment:
 
   Attributes:
     min_area: smallest share of the picture that a random crop keeps; 1 never crops.
-    flip: share of mirrored pictures.
+    flip: share of mirrored pictures and clips, of those whose texts name no direction.
     jitter: largest relative change of brightness, contrast and saturation.
     drop_keywords: share of captions that keep a random subset of their keywords.
     shuffle_keywords: share of captions whose keywords are shuffled.
@@ -156,6 +159,8 @@ class Data:
       drawn from in training; 0 runs the encoder in every step.
     feature_tokens: how many of the tokens of a view a training example keeps, drawn anew each time; 0 keeps all.
     workers: decoding processes per host; 0 decodes in threads of the training process.
+    max_failures: largest share of training examples whose file cannot be read; each is replaced by the next one. Beyond
+      it the run stops. Counted from 100 examples on.
   """
 
   sources: tuple[Source, ...]
@@ -166,6 +171,7 @@ class Data:
   feature_views: int
   feature_tokens: int
   workers: int
+  max_failures: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +256,7 @@ class Eval:
     report: whether `report.html` is written.
   """
 
-  dataset: str
+  dataset: str | DataSet
   split: str
   batch_size: int
   class_query: str

@@ -18,7 +18,7 @@ NOT_NEGATIVE = (
     "loss.regularizer_weight", "tokenizers.query.pad_id", "tokenizers.target.pad_id",
 )
 BELOW_ONE = ("optim.b1", "optim.b2", "optim.ema")
-SHARES = ("optim.final",)
+SHARES = ("optim.final", "data.max_failures")
 CHOICES = {
     "loss.kind": losses.KINDS,
     "loss.regularizer": losses.REGULARIZERS,

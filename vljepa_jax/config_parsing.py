@@ -30,6 +30,9 @@ def parse_as(kind: Any, value: Any, path: str) -> Any:
       raise UserError(f"{path} must have {len(kinds)} entries, not {value!r}")
     return tuple(parse_as(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
   if origin in (typing.Union, types.UnionType):
+    whole = [option for option in args if dataclasses.is_dataclass(option)]
+    if whole and isinstance(value, dict):  # its own errors say more
+      return _parse_dataclass(whole[0], value, path)
     for option in args:
       try:
         return parse_as(option, value, path)

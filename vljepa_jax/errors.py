@@ -12,6 +12,10 @@ class SharedError(UserError):
   """A UserError that every process of the run raises at the same point, so that all can leave in an orderly way."""
 
 
+class MediaError(ValueError):
+  """A picture or video that cannot be read; the message names it and the reason."""
+
+
 # What code that reads the user's input raises when the input is at fault. Elsewhere these are bugs.
 INPUT_ERRORS = (ValueError, ImportError, OSError)
 

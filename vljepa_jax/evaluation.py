@@ -12,7 +12,7 @@ from vljepa_jax.api import Model, make_preprocess
 from vljepa_jax.config import Config
 from vljepa_jax.data import babyai
 from vljepa_jax.data.clips import ClipRecord, ClipSource
-from vljepa_jax.data.media import evaluation_frames
+from vljepa_jax.data.media import EvaluationFrames
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.questions import Question
 from vljepa_jax.data.sources import AnySource, Record, open_source
@@ -26,22 +26,22 @@ SEED = 0  # of questions and triplets: the same in every run, so that runs can b
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-  """A held-out split, read once and evaluated as often as wanted.
+  """A held-out split, opened once and evaluated as often as wanted.
 
   Attributes:
     media: "picture" or "clip".
-    classes: class names.
+    classes: class names; none where records have no labels.
     records: n records.
-    frames: (n, T, H, W, 3) uint8, as the model sees them; T is 1 for pictures.
-    questions: about them.
-    triplets: texts for the paraphrase task.
+    frames: (n, T, H, W, 3) uint8, as the model sees them, decoded when asked for; T is 1 for pictures.
+    questions: about them; none where nothing is asked.
+    triplets: texts for the paraphrase task; none where there are none for the data set.
     hidden: captions that training must not show.
   """
 
   media: str
   classes: tuple[str, ...]
   records: tuple[Record | ClipRecord, ...]
-  frames: np.ndarray
+  frames: EvaluationFrames
   questions: tuple[Question, ...]
   triplets: tuple[paraphrase.Triplet, ...]
   hidden: frozenset[str]
@@ -53,13 +53,16 @@ class HeldOut:
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-  """What became of every single picture and question, for the report."""
+  """What became of every single picture and question, for the report; None of a task that was left out.
+
+  Classification is of the records that have a label, in their order.
+  """
 
   held_out: HeldOut
-  classification: classification.Details
+  classification: classification.Details | None
   retrieval: retrieval.Details
   vqa: list[vqa.Answer]
-  paraphrase: paraphrase.Details
+  paraphrase: paraphrase.Details | None
 
 
 def open_held_out(config: Config, split: str = "") -> HeldOut:
@@ -84,7 +87,7 @@ def read_held_out(source: AnySource, train: AnySource, preprocess: Preprocess, f
       media=source.media,
       classes=source.classes,
       records=source.records,
-      frames=evaluation_frames(source, frames, preprocess),
+      frames=EvaluationFrames(source, frames, preprocess),
       questions=questions_of(source, train, SEED),
       triplets=_triplets(source),
       # Captions of clips are made of few words and recur in all splits; their seeds and pairs are what is held out.
@@ -94,8 +97,10 @@ def read_held_out(source: AnySource, train: AnySource, preprocess: Preprocess, f
 
 def _triplets(source: AnySource) -> tuple[paraphrase.Triplet, ...]:
   records = source.records
-  if isinstance(source, ClipSource):
+  if source.name == babyai.NAME:
     return tuple(paraphrase.Triplet(*texts) for *texts, _ in babyai.triplets(len(records), SEED))
+  if isinstance(source, ClipSource):
+    return ()  # captions of one's own have no parts of which rewordings could be made
   return paraphrase.make_triplets(
       [r.caption for r in records], [r.title for r in records], [r.label for r in records], SEED)
 
@@ -106,7 +111,7 @@ def evaluate(
     visual: np.ndarray | None = None,
     paraphrase_before: float | None = None,
 ) -> tuple[dict[str, Any], Details]:
-  """All tasks.
+  """All tasks that the split allows: classification needs labels, the others questions and triplets.
 
   Args:
     model: to evaluate.
@@ -121,24 +126,25 @@ def evaluate(
   matching, class_details, retrieval_details = _score_matching(model, held_out, visual)
   answered, answers = _score_questions(model, held_out, visual)
   reworded, triplets = score_paraphrase(model.encode_text, held_out.triplets)
-  if paraphrase_before is not None:
+  if reworded and paraphrase_before is not None:
     reworded["before"] = paraphrase_before
-  results = {"media": held_out.media, **matching, "vqa": answered, "paraphrase": reworded}
+  tasks = {**matching, "vqa": answered, "paraphrase": reworded}
+  results = {"media": held_out.media, **{name: numbers for name, numbers in tasks.items() if numbers}}
   return results, Details(held_out, class_details, retrieval_details, answers, triplets)
 
 
 def evaluate_matching(model: Model, held_out: HeldOut, visual: np.ndarray | None = None) -> dict[str, Any]:
-  """The quick part, for use while training: classification and retrieval."""
+  """The quick part, for use while training: classification, where there are labels, and retrieval."""
   visual = model.encode_prepared(held_out.frames) if visual is None else visual
   return _score_matching(model, held_out, visual)[0]
 
 
 def score_paraphrase(
     encode_text: Callable[[Sequence[str]], np.ndarray], triplets: Sequence[paraphrase.Triplet]
-) -> tuple[dict[str, Any], paraphrase.Details]:
-  """The triplet task of a text encoder (n texts -> (n, E) of unit length) alone."""
+) -> tuple[dict[str, Any], paraphrase.Details | None]:
+  """The triplet task of a text encoder (n texts -> (n, E) of unit length) alone; ({}, None) without triplets."""
   if not triplets:
-    raise ValueError("no class of the held-out split has two captions with different words, so there is no triplet")
+    return {}, None
   return paraphrase.score(encode_text(paraphrase.triplet_texts(triplets)), triplets)
 
 
@@ -151,19 +157,29 @@ def score_triplets(
 
 
 def _score_matching(model, held_out, visual):
-  labels = np.array([record.label for record in held_out.records])
   pred = model.predict(visual)
-  asked = model.config.eval.class_query
-  about_class = model.predict(visual, asked) if asked else pred
-  classes, class_details = classification.score(
-      about_class, model.encode_labels(held_out.classes), labels, held_out.classes)
+  classes, class_details = _score_classes(model, held_out, visual, pred)
   texts, own = retrieval.distinct_texts([record.caption for record in held_out.records])
   recalls, retrieval_details = retrieval.score(pred, model.encode_text(texts), texts, own)
-  return {"classification": classes, **recalls}, class_details, retrieval_details
+  return classes | recalls, class_details, retrieval_details
+
+
+def _score_classes(model, held_out, visual, pred):
+  labels = np.array([record.label for record in held_out.records])
+  labelled = labels >= 0
+  if not labelled.any():
+    return {}, None
+  asked = model.config.eval.class_query
+  about_class = model.predict(visual[labelled], asked) if asked else pred[labelled]
+  numbers, details = classification.score(
+      about_class, model.encode_labels(held_out.classes), labels[labelled], held_out.classes)
+  return {"classification": numbers}, details
 
 
 def _score_questions(model, held_out, visual):
   questions = held_out.questions
+  if not questions:
+    return {}, []
   texts = tuple(dict.fromkeys(text for question in questions for text in question.candidates))
   size = model.config.eval.batch_size
   pred = np.concatenate([  # in batches: the visual tokens of a picture are repeated for every question
@@ -174,27 +190,36 @@ def _score_questions(model, held_out, visual):
 
 def table(results: dict[str, Any]) -> str:
   """The results as lines of text, in per cent, chance beside them."""
-  rows = [("", "result", "chance", "majority", "of")]
-  classes = results["classification"]
-  rows.append(_row("class top-1", classes, "top1", "chance", f"{classes['classes']} classes"))
-  rows.append(_row("class top-5", classes, "top5", "chance_top5", f"{classes['classes']} classes"))
-  image, images = ("video", "clips") if results.get("media") == "clip" else ("image", "pictures")
-  for way, name, pool in (
-      ("image_to_text", f"{image} -> text", "captions"), ("text_to_image", f"text -> {image}", images)):
-    for k, chance in (("r1", "chance"), ("r5", "chance_r5"), ("r10", "chance_r10")):
-      rows.append(_row(f"{name} R@{k[1:]}", results[way], k, chance, f"{results[way]['pool']} {pool}"))
-  answered = results["vqa"]
-  rows.append(_row("questions", answered, "accuracy", "chance", f"{answered['questions']} questions"))
-  for kind in question_kinds(answered):
-    rows.append(_row(f"  {kind}", answered[kind], "accuracy", "chance", f"{answered[kind]['questions']} questions"))
-  reworded = results["paraphrase"]
-  rows.append(_row("paraphrase", reworded, "accuracy", "chance", f"{reworded['triplets']} triplets"))
-  if "before" in reworded:
-    rows.append(_row("  before training", reworded, "before", "chance", f"{reworded['triplets']} triplets"))
+  rows = [("", "result", "chance", "majority", "of"), *_class_rows(results), *_retrieval_rows(results)]
+  if "vqa" in results:
+    answered = results["vqa"]
+    rows.append(_row("questions", answered, "accuracy", "chance", f"{answered['questions']} questions"))
+    for kind in question_kinds(answered):
+      rows.append(_row(f"  {kind}", answered[kind], "accuracy", "chance", f"{answered[kind]['questions']} questions"))
+  if "paraphrase" in results:
+    reworded = results["paraphrase"]
+    rows.append(_row("paraphrase", reworded, "accuracy", "chance", f"{reworded['triplets']} triplets"))
+    if "before" in reworded:
+      rows.append(_row("  before training", reworded, "before", "chance", f"{reworded['triplets']} triplets"))
   widths = [max(len(row[i]) for row in rows) for i in range(5)]
   return "\n".join(
       "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4]]).rstrip()
       for row in rows)
+
+
+def _class_rows(results):
+  if "classification" not in results:
+    return []
+  classes = results["classification"]
+  return [_row(f"class top-{k}", classes, f"top{k}", chance, f"{classes['classes']} classes")
+          for k, chance in ((1, "chance"), (5, "chance_top5"))]
+
+
+def _retrieval_rows(results):
+  image, images = ("video", "clips") if results.get("media") == "clip" else ("image", "pictures")
+  ways = ("image_to_text", f"{image} -> text", "captions"), ("text_to_image", f"text -> {image}", images)
+  return [_row(f"{name} R@{k[1:]}", results[way], k, chance, f"{results[way]['pool']} {pool}")
+          for way, name, pool in ways for k, chance in (("r1", "chance"), ("r5", "chance_r5"), ("r10", "chance_r10"))]
 
 
 def question_kinds(answered: dict[str, Any]) -> list[str]:

@@ -19,11 +19,10 @@ from absl import flags
 import numpy as np
 
 from vljepa_jax import accelerator, api, cli
-from vljepa_jax.data.image import read_image
+from vljepa_jax.data.image import ENDINGS, read_image
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.errors import UserError, one_line
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".ico", ".tga", ".jp2", ".avif")
 FOUND = 5  # results of a search
 
 Rows = dict[str, list[tuple[str, float]]]

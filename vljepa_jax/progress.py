@@ -147,9 +147,10 @@ def print_step(
 def print_evaluation(step: int, results: Mapping[str, Any]) -> None:
   """One line of the quick evaluation while training."""
   image_to_text = results["image_to_text"]
+  classes = f"  class top-1 {100 * results['classification']['top1']:.1f}%" if "classification" in results else ""
   say(
       f"  held out after step {step}: image -> text R@1 {100 * image_to_text['r1']:.1f}%  "
-      f"R@10 {100 * image_to_text['r10']:.1f}%  class top-1 {100 * results['classification']['top1']:.1f}%")
+      f"R@10 {100 * image_to_text['r10']:.1f}%{classes}")
 
 
 def duration(seconds: float) -> str:

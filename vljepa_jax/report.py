@@ -55,12 +55,12 @@ def make_report(
   sections = [
       _header(name, results, details.held_out),
       _tiles(results),
-      _curves(history, page.word),
+      _curves(history, results),
       _contact_sheet(page),
       _searches(page),
-      _answers(page, results["vqa"]),
+      _answers(page, results["vqa"]) if "vqa" in results else "",
       _failures(page),
-      _paraphrases(details.paraphrase, results["paraphrase"]),
+      _paraphrases(details.paraphrase, results["paraphrase"]) if "paraphrase" in results else "",
       _config(config),
   ]
   return (
@@ -116,20 +116,27 @@ def _header(name, results, held_out):
 
 
 def _tiles(results):
-  classes, answered, reworded = results["classification"], results["vqa"], results["paraphrase"]
   to_text, to_image = results["image_to_text"], results["text_to_image"]
   word = results["media"]
-  beside = f"untrained {_percent(reworded['before'])}" if "before" in reworded else f"{reworded['triplets']} triplets"
   tiles = [
       _tile(f"{word.capitalize()} → caption, R@1", to_text["r1"], to_text["chance"], f"of {to_text['pool']}"),
       _tile(f"{word.capitalize()} → caption, R@10", to_text["r10"], to_text["chance_r10"], f"of {to_text['pool']}"),
       _tile(f"Caption → {word}, R@1", to_image["r1"], to_image["chance"], f"of {to_image['pool']}"),
       _tile(f"Caption → {word}, R@10", to_image["r10"], to_image["chance_r10"], f"of {to_image['pool']}"),
-      _tile("Class, top-1", classes["top1"], classes["chance"], f"majority {_percent(classes['majority'])}"),
-      _tile("Class, top-5", classes["top5"], classes["chance_top5"], f"of {classes['classes']}"),
-      _tile("Questions", answered["accuracy"], answered["chance"], f"majority {_percent(answered['majority'])}"),
-      _tile("Paraphrases", reworded["accuracy"], reworded["chance"], beside),
   ]
+  if "classification" in results:
+    classes = results["classification"]
+    tiles += [
+        _tile("Class, top-1", classes["top1"], classes["chance"], f"majority {_percent(classes['majority'])}"),
+        _tile("Class, top-5", classes["top5"], classes["chance_top5"], f"of {classes['classes']}")]
+  if "vqa" in results:
+    answered = results["vqa"]
+    tiles.append(
+        _tile("Questions", answered["accuracy"], answered["chance"], f"majority {_percent(answered['majority'])}"))
+  if "paraphrase" in results:
+    reworded = results["paraphrase"]
+    beside = f"untrained {_percent(reworded['before'])}" if "before" in reworded else f"{reworded['triplets']} triplets"
+    tiles.append(_tile("Paraphrases", reworded["accuracy"], reworded["chance"], beside))
   return f'<section class="grid tiles">{"".join(tiles)}</section>'
 
 
@@ -139,7 +146,9 @@ def _tile(name, value, chance, beside):
           f'<div class="against">chance {_percent(chance)} · {html.escape(beside)}</div></div>')
 
 
-def _curves(history, word):
+def _curves(history, results):
+  word = results["media"]
+
   def line(name, key):
     return Line(name, [(row["step"], row[key]) for row in history if isinstance(row.get(key), (int, float))])
 
@@ -153,11 +162,12 @@ def _curves(history, word):
       draw_chart("Found in the batch, recall@1", by_stream("batch_recall"), percent=True, from_zero=True),
       draw_chart("Temperature", [line("one over the scale", "temperature")]),
   ]
-  for title, *named in (
+  held_out = [
       ("Held out, R@1", (f"{word} → caption", "image_to_text/r1"), (f"caption → {word}", "text_to_image/r1")),
-      ("Held out, R@10", (f"{word} → caption", "image_to_text/r10"), (f"caption → {word}", "text_to_image/r10")),
-      ("Held out, class", ("top-1", "classification/top1"), ("top-5", "classification/top5")),
-  ):
+      ("Held out, R@10", (f"{word} → caption", "image_to_text/r10"), (f"caption → {word}", "text_to_image/r10"))]
+  if "classification" in results:
+    held_out.append(("Held out, class", ("top-1", "classification/top1"), ("top-5", "classification/top5")))
+  for title, *named in held_out:
     lines = [line(name, f"eval/{key}") for name, key in named]
     charts.append(draw_chart(title, lines, percent=True, from_zero=True))
   return _section("Training", "By training step.", f'<div class="grid charts">{"".join(charts)}</div>')
@@ -223,11 +233,13 @@ def _answer(page, answer: Answer):
 
 def _failures(page):
   found = page.details.classification
-  tables = f'<div class="grid two"><div><h3>Worst classes</h3>{_worst_classes(found)}</div>' \
-           f'<div><h3>Most frequent confusions</h3>{_confusions(found)}</div></div>'
+  tables = "" if found is None else (
+      f'<div class="grid two"><div><h3>Worst classes</h3>{_worst_classes(found)}</div>'
+      f'<div><h3>Most frequent confusions</h3>{_confusions(found)}</div></div>')
   worst = np.argsort(-page.details.retrieval.image_ranks, kind="stable")[:WORST]
   shots = "".join(page.shot(int(i)) for i in worst)
-  return _section("Where it fails", f"Classes; then the {page.word}s whose own caption ranks last.",
+  about = f"{'' if found is None else 'Classes; then the'} {page.word}s whose own caption ranks last.".strip()
+  return _section("Where it fails", about[0].upper() + about[1:],
                   f'{tables}<h3>Worst-ranked {page.word}s</h3><div class="grid sheet">{shots}</div>')
 
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from vljepa_jax import accelerator, api, cli, selective
 from vljepa_jax.data.sources import open_source
-from vljepa_jax.data.video_reader import VideoError, is_camera, read_video
+from vljepa_jax.data.video import VideoError, is_camera
+from vljepa_jax.data.video_reader import read_video
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
 from vljepa_jax.interrupt import StopRequest, stop_on_signals
 from vljepa_jax.predict import read_texts

@@ -266,6 +266,7 @@ def make_iterator(
       shard_index=share,
       shard_count=shares,
       workers=data.workers,
+      max_failures=data.max_failures,
   )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from vljepa_jax.data.augment import Augment
 from vljepa_jax.data.clips import ClipRecord, ClipSource
-from vljepa_jax.data.media import cached_view, evaluation_frames, training_frames
+from vljepa_jax.data.media import EvaluationFrames, cached_view, training_frames
 from vljepa_jax.data.preprocess import KINDS, Preprocess
 
 FIT = Preprocess("pad_square", 24)
@@ -18,6 +18,8 @@ PICTURE = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
 
 class Pictures:
   """A source of one picture."""
+
+  media = "picture"
 
   def __len__(self):
     return 1
@@ -61,7 +63,7 @@ def test_views_depend_on_seed_record_and_number_alone():
 def test_frames_of_a_clip_are_those_of_evaluation_or_drawn():
   source = clips()
   np.testing.assert_array_equal(view(source, index=1, count=4)[:, 0, 0, 0], 100 + np.arange(4))
-  np.testing.assert_array_equal(evaluation_frames(source, 4, FIT)[:, :, 5, 5, 0], [[0, 1, 2, 3], [100, 101, 102, 103]])
+  np.testing.assert_array_equal(EvaluationFrames(source, 4, FIT)[:, :, 5, 5, 0], [[0, 1, 2, 3], [100, 101, 102, 103]])
   starts = {int(training_frames(source, 0, 4, FIT, STILL, np.random.default_rng(i))[0, 0, 0, 0]) for i in range(40)}
   assert starts == set(range(5))
 
@@ -78,7 +80,7 @@ def test_frames_of_a_clip_change_alike():
 
 
 def test_pictures_are_evaluated_as_one_frame():
-  assert evaluation_frames(Pictures(), 8, FIT).shape == (1, 1, 24, 24, 3)
+  assert EvaluationFrames(Pictures(), 8, FIT)[:].shape == (1, 1, 24, 24, 3)
 
 
 def test_the_hash_follows_what_is_stored():

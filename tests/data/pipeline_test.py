@@ -9,12 +9,12 @@ from PIL import Image
 import pytest
 
 from vljepa_jax.data.augment import Augment
-from vljepa_jax.data.image import ImageError
 from vljepa_jax.data.pipeline import Stream, Turns, make_train_iterator
 from vljepa_jax.data.preprocess import KINDS, Preprocess
 from vljepa_jax.data.questions import TEMPLATES
 from vljepa_jax.data.sources import Source
 from vljepa_jax.data.text import BOS, EOS, TextInput, Tokenizer, target_id
+from vljepa_jax.errors import UserError
 
 AUGMENT = Augment(min_area=0.6, flip=0.5, jitter=0.2, drop_keywords=0.5, shuffle_keywords=0.5, drop_title=0.2)
 STILL = Augment(min_area=1.0, flip=0.0, jitter=0.0, drop_keywords=0.0, shuffle_keywords=0.0, drop_title=0.0)
@@ -215,13 +215,81 @@ def test_truncation_is_warned_of_at_the_start(source, features, caplog):
       f"{long} of {RECORDS} texts are longer than 17 tokens and lose their end"]
 
 
+def damaged_source(*broken, count=RECORDS):
+  raw = [raw_record(i) for i in range(count)]
+  for i in broken:
+    raw[i]["image"] = raw[i]["image"][:60]
+  return Source("pets", "train", raw, ("indoor", "outdoor"))
+
+
+def test_the_next_record_takes_the_place_of_a_broken_one(source, caplog):
+  streams = lambda source: [Stream("captions", source, "caption", 1.0)]
+  whole, _ = take(streams(source), 9, augment=STILL)
+  batches, _ = take(streams(damaged_source(5, 6)), 9, augment=STILL, max_failures=1.0)
+  for batch, right in zip(batches, whole):
+    assert "failures" not in batch
+    expected = np.where(np.isin(right["record_id"], (5, 6)), 7, right["record_id"])
+    np.testing.assert_array_equal(batch["record_id"], expected)
+    for row, record in enumerate(batch["record_id"]):
+      np.testing.assert_array_equal(batch["video"][row, 0], FIT(source.image(record)))
+      assert read(batch["target"][row], batch["target_mask"][row]) == source.records[record].caption
+  told = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+  assert sorted(line.partition(" is damaged")[0] for line in told) == [
+      f"left out in training: picture 'r{i}' of pets" for i in (5, 6)]
+
+
+def test_replacements_do_not_depend_on_hosts_workers_or_restarts():
+  streams = [Stream("captions", damaged_source(5, 23), "caption", 1.0)]
+  whole, _ = take(streams, 6, max_failures=1.0)
+  assert_same(take(streams, 6, workers=2, max_failures=1.0)[0], whole)
+  assert_same(take(streams, 3, {"global_next_index": 24}, max_failures=1.0)[0], whole[3:])
+  parts = [take(streams, 6, shard_index=i, shard_count=2, max_failures=1.0)[0] for i in range(2)]
+  for step, batch in enumerate(whole):
+    for key in batch:
+      np.testing.assert_array_equal(np.concatenate([part[step][key] for part in parts]), batch[key], err_msg=key)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_picture_names_its_record(workers):
-  raw = [raw_record(i) for i in range(4)]
-  raw[2]["image"] = raw[2]["image"][:60]
-  damaged = Source("pets", "train", raw, ("indoor", "outdoor"))
-  with pytest.raises(ImageError, match="picture 'r2' of pets is damaged"):
-    take([Stream("captions", damaged, "caption", 1.0)], 1, workers=workers)
+def test_too_many_broken_files_stop_the_run(workers):
+  streams = [Stream("captions", damaged_source(2, 9), "caption", 1.0)]
+  with pytest.raises(UserError, match=r"of 104 training examples could not be read, more than "  # 96 are too few to tell
+                                      r"config.data.max_failures=0.05 allows: picture 'r(2|9)' of pets is damaged"):
+    take(streams, 13, workers=workers)
+
+
+def test_a_share_of_broken_files_is_put_up_with():
+  streams = [Stream("captions", damaged_source(2, 9), "caption", 1.0)]
+  assert len(take(streams, 12)[0]) == 12
+  assert len(take(streams, 15, max_failures=0.15)[0]) == 15
+
+
+def test_many_broken_files_in_a_row():
+  streams = [Stream("captions", damaged_source(*range(9), count=10), "caption", 1.0)]
+  with pytest.raises(UserError, match="8 records of pets in a row cannot be read: picture 'r"):
+    take(streams, 2)
+
+
+@pytest.mark.parametrize("word, mirrored", [("left", False), ("Clockwise", False), ("bright", True)])
+def test_what_names_a_direction_is_not_mirrored(source, word, mirrored):
+  raw = [raw_record(i) | {"caption": f"cat {i}, {word}", "keywords": ""} for i in range(RECORDS)]
+  directed = Source("pets", "train", raw, ("indoor", "outdoor"))
+  batches, _ = take([Stream("captions", directed, "caption", 1.0)], 3, augment=dataclasses.replace(STILL, flip=1.0))
+  for batch in batches:
+    for row, record in enumerate(batch["record_id"]):
+      picture = FIT(source.image(record))
+      np.testing.assert_array_equal(batch["video"][row, 0], picture[:, ::-1] if mirrored else picture)
+
+
+def test_of_cached_views_a_direction_takes_the_one_that_is_not_mirrored(source, features):
+  raw = [raw_record(i) | {"caption": "left" if i % 2 else "up", "keywords": ""} for i in range(RECORDS)]
+  mixed = Source("pets", "train", raw, ("indoor", "outdoor"))
+  stream = [Stream("captions", mixed, "caption", 1.0, features)]
+  views = {0: set(), 1: set()}
+  for batch in take(stream, 24, augment=dataclasses.replace(STILL, flip=0.5))[0]:
+    for record, token in zip(batch["record_id"], batch["visual"][:, 0, 0].astype(int)):
+      views[record % 2].add(token % 10)
+  assert views == {0: {0, 1, 2}, 1: {0}}
+  assert {int(v) % 10 for batch in take(stream, 24, augment=STILL)[0] for v in batch["visual"][:, 0, 0]} == {0, 1, 2}
 
 
 def test_bad_arguments(source, features):

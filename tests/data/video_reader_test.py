@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from tests.tiny_video import write_video
-from vljepa_jax.data.video_reader import VideoError, is_camera, read_video
+from vljepa_jax.data.video import VideoError, is_camera
+from vljepa_jax.data.video_reader import read_video
 
 
 def levels_of(path, fps):

@@ -16,7 +16,7 @@ class Augment:
 
   Attributes:
     min_area: smallest share of the picture that a random crop keeps; 1 never crops.
-    flip: share of mirrored pictures.
+    flip: share of mirrored pictures, of those whose texts name no direction (`data/directions.py`).
     jitter: largest relative change of brightness, contrast and saturation.
     drop_keywords: share of captions that keep a random subset of their keywords.
     shuffle_keywords: share of captions whose keywords are shuffled.
@@ -41,10 +41,23 @@ class Augment:
 
 def random_view(image: np.ndarray, preprocess: Preprocess, augment: Augment, rng: np.random.Generator) -> np.ndarray:
   """A random crop of the picture, perhaps mirrored, its colours changed. (H, W, 3) -> (size, size, 3), uint8."""
-  picture = random_crop(image, preprocess, augment.min_area, rng)
+  return _changed(random_crop(image, preprocess, augment.min_area, rng), augment, rng)
+
+
+def random_clip(frames: np.ndarray, preprocess: Preprocess, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+  """The same for all frames: one crop, one mirror, one change of colours. (T, H, W, 3) -> (T, size, size, 3), uint8."""
+  seed = rng.integers(2**63)
+  crops = []
+  for frame in frames:
+    own = np.random.default_rng(seed)
+    crops.append(random_crop(frame, preprocess, augment.min_area, own))
+  return _changed(np.stack(crops), augment, own)
+
+
+def _changed(crops: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
   if rng.random() < augment.flip:
-    picture = picture[:, ::-1]
-  return jitter_colours(picture, augment.jitter, rng)
+    crops = crops[..., ::-1, :]
+  return jitter_colours(crops, augment.jitter, rng)
 
 
 def random_crop(image: np.ndarray, preprocess: Preprocess, min_area: float, rng: np.random.Generator) -> np.ndarray:
@@ -67,13 +80,13 @@ def random_crop(image: np.ndarray, preprocess: Preprocess, min_area: float, rng:
 
 
 def jitter_colours(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-  """Scales brightness, contrast and saturation, each by 1 - amount .. 1 + amount. (H, W, 3) uint8, kept."""
+  """Scales brightness, contrast and saturation, each by 1 - amount .. 1 + amount. (..., H, W, 3) uint8, kept."""
   if amount == 0:
     return image
   brightness, contrast, saturation = rng.uniform(1 - amount, 1 + amount, 3).astype(np.float32)
   pixels = image.astype(np.float32) * brightness
   mean = (pixels @ GREY_WEIGHTS).mean()
   pixels = mean + (pixels - mean) * contrast
-  grey = (pixels @ GREY_WEIGHTS)[:, :, None]
+  grey = (pixels @ GREY_WEIGHTS)[..., None]
   pixels = grey + (pixels - grey) * saturation
   return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

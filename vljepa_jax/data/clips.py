@@ -1,4 +1,4 @@
-"""Clips with captions and questions: data sets of moving pictures."""
+"""Clips with captions and questions: data sets of moving pictures, and of pictures with such texts."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 ReadFrames = Callable[[int, int, np.random.Generator | None], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ClipQuestion:
   """A question that can be asked about a clip.
 
@@ -28,14 +28,14 @@ class ClipQuestion:
   candidates: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ClipRecord:
   """What is known of a clip, its frames aside.
 
   Attributes:
     captions: field, such as "brief" or "detailed" -> wordings. The first of the first field is the canonical caption.
-    questions: at most one of each kind.
-    label: index into the class names of its source.
+    questions: with their answers.
+    label: index into the class names of its source; -1 is of none.
   """
 
   id: str
@@ -68,14 +68,13 @@ class ClipSource:
     classes: class names; a record's label is an index into them.
     records: of all clips, in order.
     read: the frames of a clip.
-    encoded: the stored form of a clip, for `hash_media`.
+    encoded: the stored form of a clip, or what tells it from others, for `hash_media`.
+    media: "clip", or "picture" where nothing moves.
   """
-
-  media = "clip"
 
   def __init__(
       self, name: str, split: str, classes: Sequence[str], records: Sequence[ClipRecord], read: ReadFrames,
-      encoded: Callable[[int], bytes],
+      encoded: Callable[[int], bytes], media: str = "clip",
   ):
     self.name = name
     self.split = split
@@ -83,12 +82,20 @@ class ClipSource:
     self.records = tuple(records)
     self._read = read
     self._encoded = encoded
+    self.media = media
+
+  def with_records(self, records: Sequence[ClipRecord]) -> "ClipSource":
+    """The same clips with other texts."""
+    return ClipSource(self.name, self.split, self.classes, records, self._read, self._encoded, self.media)
 
   def __len__(self) -> int:
     return len(self.records)
 
   def frames(self, index: int, count: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Frames of a clip, (count, H, W, 3) uint8: those of evaluation, or with an rng some for training."""
+    """Frames of a clip, (count, H, W, 3) uint8: those of evaluation, or with an rng some for training.
+
+    What does not move may come as one frame. MediaError names a clip that cannot be read.
+    """
     return self._read(index, count, rng)
 
   def hash_media(self) -> str:

@@ -1,5 +1,7 @@
 """Reads pictures of any common kind into plain RGB, or says in one sentence why it cannot."""
 
+from collections.abc import Iterator
+import contextlib
 import io
 import os
 import pathlib
@@ -8,11 +10,16 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vljepa_jax.errors import MediaError
+
 MAX_PIXELS = 50_000_000
 WHITE = (255, 255, 255)
 
 # Bitmap formats only: Pillow would hand EPS to Ghostscript, and others need programs that are not there.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
+
+# Names of files that hold pictures or animations; anything else is taken for a video.
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".ico", ".tga", ".jp2", ".avif")
 
 # Formats whose wide grey pictures Pillow opens with values of 0..65535.
 WIDE_GREY = {"PNG", "PPM"}
@@ -20,8 +27,8 @@ WIDE_GREY = {"PNG", "PPM"}
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS below is stricter
 
 
-class ImageError(ValueError):
-  """A picture that cannot be read; the message names it and the reason."""
+class ImageError(MediaError):
+  """A picture that cannot be read."""
 
 
 def read_image(source: str | os.PathLike | bytes, name: str | None = None) -> np.ndarray:
@@ -44,14 +51,21 @@ def read_image(source: str | os.PathLike | bytes, name: str | None = None) -> np
   if isinstance(source, bytes):
     name, data = name or "picture", source
   else:
-    name, data = name or os.fspath(source), _read_file(pathlib.Path(source))
+    name, data = name or os.fspath(source), read_file(source)
+  with opened_image(data, name) as image:
+    return to_rgb(image, name)
+
+
+@contextlib.contextmanager
+def opened_image(data: bytes, name: str) -> Iterator[Image.Image]:
+  """A picture to decode inside; whatever Pillow raises there becomes an ImageError, as `read_image` tells them."""
   if not data:
     raise ImageError(f"{name} is empty (0 bytes)")
   try:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
       _check_size(image.width, image.height, name)
-      return _to_rgb(image, name)
-  except ImageError:
+      yield image
+  except MediaError:
     raise
   except Image.DecompressionBombError as error:
     raise ImageError(f"{name} has too many pixels; the limit is {MAX_PIXELS:,}") from error
@@ -61,7 +75,9 @@ def read_image(source: str | os.PathLike | bytes, name: str | None = None) -> np
     raise ImageError(f"{name} is damaged and cannot be decoded ({error})") from error
 
 
-def _read_file(path: pathlib.Path) -> bytes:
+def read_file(path: str | os.PathLike) -> bytes:
+  """What a file holds; FileNotFoundError if there is none, ImageError if it cannot be read."""
+  path = pathlib.Path(path)
   if not path.exists():
     raise FileNotFoundError(f"there is no picture {path}")
   try:
@@ -75,7 +91,8 @@ def _check_size(width: int, height: int, name: str) -> None:
     raise ImageError(f"{name} has {width} x {height} pixels; the limit is {MAX_PIXELS:,}, so scale it down")
 
 
-def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+def to_rgb(image: Image.Image, name: str) -> np.ndarray:
+  """The frame that an opened picture is at, (H, W, 3) uint8, as `read_image` tells."""
   wide_grey = image.format in WIDE_GREY
   image = ImageOps.exif_transpose(image)
   if image.mode.startswith("I;16") or (image.mode == "I" and wide_grey):

@@ -16,11 +16,14 @@ import grain
 import numpy as np
 
 from vljepa_jax.data import augment as augment_lib
+from vljepa_jax.data import failures
+from vljepa_jax.data.directions import names_direction
 from vljepa_jax.data.media import training_frames
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import AnySource
 from vljepa_jax.data.text import TextInput, target_id
 from vljepa_jax.data.views import Texts, open_texts
+from vljepa_jax.errors import MediaError, UserError
 
 CHECKED_TEXTS = 2000  # texts of a stream that are tokenized at the start, to warn of truncation with counts
 
@@ -32,8 +35,9 @@ class Stream:
   Attributes:
     name: for messages.
     source: the pictures or clips and their texts.
-    view: one of the source's (`data/views.py`): "caption" (no query; the target is a caption), or a kind of question
-      (the target is its answer). Or several of them: every example then has a text of each, which share its picture.
+    view: one of the source's (`data/views.py`): "caption" (no query; the target is a caption), a field of captions or
+      fields with weights, or a kind of question (the target is its answer). Or several of them: every example then has
+      a text of each, which share its picture.
     weight: share of the examples, relative to the other streams.
     features: (records, views, N, D) tokens of a frozen X-encoder, one row for each record of the source; training
       draws one of the views. None decodes and augments the pictures instead.
@@ -69,8 +73,11 @@ def make_train_iterator(
     shard_index: int = 0,
     shard_count: int = 1,
     workers: int = 0,
+    max_failures: float = 0.05,
 ) -> grain.experimental.ElasticIterator:
   """An endless iterator over the batches of one host.
+
+  A record whose file cannot be read is replaced by the next usable one, by index, whatever the hosts and workers.
 
   A batch is a dict of arrays, b = global_batch / shard_count:
     visual (b, N, D), as stored in `features`, or (b, tokens, D); or video (b, frames, size, size, 3) uint8
@@ -92,6 +99,7 @@ def make_train_iterator(
     shard_index: this host.
     shard_count: number of hosts.
     workers: processes that decode; 0 decodes in threads. With features there is nothing to decode and none start.
+    max_failures: largest share of examples that may have to be replaced; beyond it the next batch is a UserError.
 
   Raises:
     ValueError: the arguments do not fit together.
@@ -104,7 +112,7 @@ def make_train_iterator(
     usable = _usable_records(stream, own)
     _warn_of_truncation(stream, own, usable, query, target)
     order = np.random.SeedSequence((seed, number)).generate_state(1)[0]
-    examples = _Examples(number, stream, own, query, target, augment, preprocess, frames)
+    examples = _Examples(number, stream, own, usable, query, target, augment, preprocess, frames)
     parts.append(grain.MapDataset.source(usable).seed(int(order)).shuffle().repeat(None).random_map(examples))
   turns = Turns([stream.weight for stream in streams], global_batch, shard_count)
   for stream, batches in zip(streams, turns.batches, strict=True):
@@ -113,13 +121,14 @@ def make_train_iterator(
           f"the weight {stream.weight} of stream {stream.name!r} is too small for one in {Turns.PERIOD} batches")
   mixture = grain.MapDataset.select_from_datasets(parts, turns)
   cached = streams[0].features is not None
-  return grain.experimental.ElasticIterator(
+  return failures.CountingIterator(
       mixture,
       global_batch,
       grain.sharding.ShardOptions(shard_index=shard_index, shard_count=shard_count),
       # Counted in batches. Threads help where Pillow decodes; slicing a cache in more than one only fights for the GIL.
       read_options=grain.ReadOptions(num_threads=1 if cached else 4, prefetch_buffer_size=2 if cached else 4),
       multiprocessing_options=grain.MultiprocessingOptions(num_workers=workers) if workers and not cached else None,
+      failures=failures.Failures(max_failures),
   )
 
 
@@ -163,18 +172,32 @@ class Turns:
 class _Examples(grain.transforms.RandomMap):
   """Record index -> one training example of a stream."""
 
-  def __init__(self, number, stream, texts, query, target, augment, preprocess, frames):
+  def __init__(self, number, stream, texts, usable, query, target, augment, preprocess, frames):
     self._number = np.int32(number)
     self._stream = stream
     self._texts = texts
+    self._usable = usable
     self._query = query
     self._target = target
     self._augment = augment
+    self._unmirrored = dataclasses.replace(augment, flip=0.0)
     self._preprocess = preprocess
     self._frames = frames
 
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    index = int(element)
+    reasons = []
+    place = int(np.searchsorted(self._usable, element))
+    for step in range(failures.TRIES):
+      try:
+        example = self._example(int(self._usable[(place + step) % len(self._usable)]), rng)
+      except MediaError as error:
+        reasons.append(" ".join(str(error).split()))
+      else:
+        return example | {failures.KEY: np.array("\n".join(reasons))}
+    raise UserError(f"{failures.TRIES} records of {self._stream.source.name} in a row cannot be read: {reasons[0]}")
+
+  def _example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """One try; MediaError if its file cannot be read."""
     drawn = [self._texts.draw(index, view, rng) for view in self._stream.views]
     queries, answers = [query for query, _ in drawn], [answer for _, answer in drawn]
     texts = dict(zip(("query", "query_mask"), self._queries(queries)))
@@ -182,7 +205,8 @@ class _Examples(grain.transforms.RandomMap):
     texts["target_id"] = np.array([target_id(answer) for answer in answers], np.int32)
     if isinstance(self._stream.view, str):
       texts = {name: rows[0] for name, rows in texts.items()}
-    return self._media(index, rng) | texts | {"record_id": np.int32(index), "stream": self._number}
+    directed = any(names_direction(text) for pair in drawn for text in pair if text)
+    return self._media(index, directed, rng) | texts | {"record_id": np.int32(index), "stream": self._number}
 
   def _queries(self, queries: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
     """Ids and mask, of length 0 where nothing at all is asked."""
@@ -192,15 +216,20 @@ class _Examples(grain.transforms.RandomMap):
     ids, mask = self._query([query or "" for query in queries])
     return ids, mask & asked[:, None]
 
-  def _media(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+  def _media(self, index: int, directed: bool, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Tokens or frames; not mirrored where a text names a direction."""
     features = self._stream.features
     if features is not None:
-      tokens = features[index, rng.integers(features.shape[1])]
+      view = rng.integers(features.shape[1])
+      if directed and self._augment.flip:
+        view = 0  # the only view that is surely not mirrored
+      tokens = features[index, view]
       if self._stream.tokens:
         tokens = tokens[np.sort(rng.permutation(len(tokens))[: self._stream.tokens])]
       return {"visual": tokens}
+    augment = self._unmirrored if directed else self._augment
     return {"video": training_frames(
-        self._stream.source, index, self._frames, self._preprocess, self._augment, rng)}
+        self._stream.source, index, self._frames, self._preprocess, augment, rng)}
 
 
 def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> None:
@@ -228,9 +257,11 @@ def _check(streams: Sequence[Stream], global_batch: int, shard_count: int) -> No
 def _usable_records(stream: Stream, texts: Texts) -> np.ndarray:
   """Indices of the records that the stream trains on. An index, since grain cannot filter and resume exactly."""
   for view in stream.views:
-    if view not in texts.views:
+    try:
+      texts.check(view)
+    except ValueError as error:
       raise ValueError(
-          f"stream {stream.name!r} has the view {view!r}; {stream.source.name} has {', '.join(texts.views)}")
+          f"stream {stream.name!r} has the view {view!r}; {stream.source.name} {error}") from error
   usable = functools.reduce(np.intersect1d, map(texts.usable, stream.views))
   if not len(usable):
     raise ValueError(

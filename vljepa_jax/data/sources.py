@@ -1,4 +1,4 @@
-"""Data sets by name: pictures of the built-in openclipart, clips of BabyAI, or a TFDS folder of pictures."""
+"""Data sets by name: the built-in openclipart and BabyAI, a manifest of one's own files, or a TFDS folder."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -10,7 +10,10 @@ import numpy as np
 
 from vljepa_jax.data import babyai, openclipart
 from vljepa_jax.data.clips import ClipRecord, ClipSource
+from vljepa_jax.data.dataset import DataSet, with_queries
 from vljepa_jax.data.image import ImageError, read_image
+from vljepa_jax.data.manifest import is_manifest, open_manifest
+from vljepa_jax.data.tfds_clips import open_tfds
 
 OPENCLIPART = "openclipart"
 FIELDS = ("id", "image", "title", "keywords", "caption", "label")
@@ -92,37 +95,59 @@ class Source:
 AnySource = Source | ClipSource
 
 
-def open_source(dataset: str, split: str) -> AnySource:
+def open_source(dataset: str | DataSet, split: str) -> AnySource:
   """Opens a split.
 
   Args:
-    dataset: "openclipart", "babyai", or a folder that `tfds.builder_from_directory` reads, such as `my_data/1.0.0`,
-      whose records have `FIELDS`: id, title, caption, keywords (one a line) and image (encoded bytes) as Text, label as
-      ClassLabel, stored as ArrayRecord.
+    dataset: "openclipart"; "babyai"; a manifest (`data/manifest.py`); or a folder that `tfds.builder_from_directory`
+      reads, such as `my_data/1.0.0`, whose records have `FIELDS`: id, title, caption, keywords (one a line) and image
+      (encoded bytes) as Text, label as ClassLabel, stored as ArrayRecord. A `DataSet` also maps fields of other names
+      (`data/tfds_clips.py`), and words questions anew.
     split: name of a split.
 
   Raises:
-    FileNotFoundError: there is no such folder.
-    ValueError: the folder is no such data set; the message names the missing field or split.
+    FileNotFoundError: there is no such folder or manifest.
+    ValueError: it is no such data set; the message names the missing field, the wrong row or the split.
+    ImportError: it needs a package that is not there.
   """
-  import tensorflow_datasets as tfds  # takes a second; only those who read data pay for it
+  given = dataset if isinstance(dataset, DataSet) else DataSet(dataset, (), ())
+  source = _open(given, split)
+  if not given.queries:
+    return source
+  if not isinstance(source, ClipSource):
+    raise ValueError(f"questions about {given.path} are made of its words; leave its queries empty")
+  return with_queries(source, given.queries)
 
+
+def _open(given: DataSet, split: str) -> AnySource:
+  dataset, path = given.path, pathlib.Path(given.path)
+  is_folder = (path / "dataset_info.json").is_file()
+  if given.fields and not is_folder:
+    raise ValueError(f"{dataset} is no TFDS folder with a dataset_info.json, so its fields have no other names")
   if dataset == OPENCLIPART:
     _check_split(dataset, split, openclipart.SPLITS)
     return Source(dataset, split, openclipart.data_source(split), openclipart.CLASSES)
   if dataset == babyai.NAME:
     _check_split(dataset, split, babyai.SPLITS)
     return _open_babyai(split)
-  path = pathlib.Path(dataset)
-  if not (path / "dataset_info.json").is_file():
+  if is_manifest(dataset):
+    return open_manifest(dataset, split)
+  if not is_folder:
     raise FileNotFoundError(
-        f"there is no data set {dataset}; give {OPENCLIPART!r}, {babyai.NAME!r}, or a TFDS folder with a "
-        "dataset_info.json")
+        f"there is no data set {dataset}; give {OPENCLIPART!r}, {babyai.NAME!r}, a manifest (.jsonl, .csv, .parquet), "
+        "or a TFDS folder with a dataset_info.json")
+  return open_tfds(path, split, dict(given.fields)) if given.fields else _open_folder(dataset, path, split)
+
+
+def _open_folder(dataset: str, path: pathlib.Path, split: str) -> Source:
+  import tensorflow_datasets as tfds  # takes a second; only those who read data pay for it
+
   builder = tfds.builder_from_directory(path)
   features = builder.info.features
   missing = [field for field in FIELDS if field not in features]
   if missing:
-    raise ValueError(f"the records of {dataset} have no field {missing[0]!r}; they need {', '.join(FIELDS)}")
+    raise ValueError(
+        f"the records of {dataset} have no field {missing[0]!r}; they need {', '.join(FIELDS)}, or a map of fields")
   if not isinstance(features["label"], tfds.features.ClassLabel):
     raise ValueError(f"the field 'label' of {dataset} must be a tfds.features.ClassLabel")
   _check_split(dataset, split, list(builder.info.splits))

@@ -16,7 +16,7 @@ import numpy as np
 
 from vljepa_jax.api import Model, make_preprocess
 from vljepa_jax.data.augment import Augment
-from vljepa_jax.data.media import evaluation_frames
+from vljepa_jax.data.media import EvaluationFrames
 from vljepa_jax.data.sources import AnySource
 from vljepa_jax.data.views import CAPTION, Texts, open_texts
 from vljepa_jax.y_decoder.recipe import Recipe
@@ -115,7 +115,7 @@ class _Measured:
       raise ValueError(f"every caption of {source.name} is in the evaluation split: nothing is left to train on")
     chosen = np.random.default_rng(recipe.seed).permutation(usable)[:recipe.texts.error_records]
     self._chosen = [int(i) for i in np.sort(chosen)]
-    frames = evaluation_frames(source, model.config.data.frames, make_preprocess(model.config), self._chosen)
+    frames = EvaluationFrames(source, model.config.data.frames, make_preprocess(model.config), self._chosen)
     self._visual = model.encode_prepared(frames)
 
   def pairs(self, view: str) -> tuple[np.ndarray, np.ndarray]:
