@@ -22,7 +22,7 @@ def on_eight_devices(config):
 
 
 @pytest.mark.parametrize("module, variant", [
-    (base, "base"), (base, "debug"), (babyai, "frozen"), (babyai, "pretrain"), (babyai, "relations"), (babyai, "debug"), *STAGE1,
+    (base, "base"), (base, "debug"), (babyai, "frozen"), (babyai, "pretrain"), (babyai, "debug"), *STAGE1,
     (vljepa_sft, None)])
 def test_recipe_builds(module, variant):
   config = on_eight_devices(module.get_config(*[variant] * (variant is not None)))

@@ -107,7 +107,7 @@ class Source:
 
   Attributes:
     dataset: "openclipart", "babyai", or a folder that `tfds.builder_from_directory` reads.
-    view: "caption" (no query; the target is a caption), for clips also the field of captions ("brief", ...); or
+    view: "caption" (no query; the target is a caption), for clips also the field of captions ("brief", "detailed"); or
       the kind of question that is asked: of pictures "what", "is_there", "which_word" (`data/questions.py`), of BabyAI
       one of `babyai.KINDS`. Several views give every example a text of each, which share its X-encoder pass.
   """
