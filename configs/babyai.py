@@ -2,15 +2,15 @@
 
 Clips of a room in which an agent fetches, carries, opens and unlocks (`data/babyai`, generated at the first use), with a
 caption and eight questions about every clip at once. A predictor and a small text encoder from scratch, on the cached
-tokens of a small V-JEPA 2 encoder that comes with the package, frozen. `:pretrain`, an hour on two cores from scratch,
-and then `:relations` make that encoder; `:debug` is the first of them in seconds, with nano towers.
+tokens of a small V-JEPA 2 encoder that comes with the package, frozen. `:pretrain` makes that encoder, an hour
+on two cores from scratch; `:debug` is that in seconds, with nano towers.
 """
 
 from configs.base import MINILM, RULES
 from ml_collections import ConfigDict
 
 ENCODER = "pkg://vljepa_jax/data/babyai/encoder"
-VARIANTS = ("frozen", "pretrain", "relations", "debug")
+VARIANTS = ("frozen", "pretrain", "debug")
 # A text of each for every clip; "where" is not asked where the thing has left the floor.
 ALWAYS = ("brief", "action", "colour", "type", "object", "carrying", "count", "is_there", "door_state")
 
@@ -19,8 +19,7 @@ def get_config(variant: str = "frozen") -> ConfigDict:
   if variant not in VARIANTS:
     raise ValueError(f"configs/babyai.py has no variant {variant!r}; there are {', '.join(VARIANTS)}")
   config = _pretrain()
-  make = {"frozen": _frozen, "pretrain": lambda config: config, "relations": _relations, "debug": _debug}
-  return make[variant](config)
+  return {"frozen": _frozen, "pretrain": lambda config: config, "debug": _debug}[variant](config)
 
 
 def _pretrain() -> ConfigDict:
@@ -70,20 +69,6 @@ def _pretrain() -> ConfigDict:
       dataset="babyai", split="test", batch_size=128, class_query="what does the agent do?", class_templates=("{}",),
       report=True,
   ))
-  return config
-
-
-def _relations(config: ConfigDict) -> ConfigDict:
-  """A curriculum's second part. The first learns what changes: what is picked up, opened, unlocked. Here most clips are
-  those that are told by where things are alone, so that all that compete in a batch are such."""
-  config.name = "babyai_relations"
-  config.init_from = "runs/babyai_pretrain"
-  hard = ("brief", "relation", "action", "colour", "type", "object", "where", "is_there")
-  config.data.sources = (
-      dict(name="relations", dataset="babyai", view=hard, weight=0.8),
-      dict(name="all", dataset="babyai", view=ALWAYS, weight=0.2),
-  )
-  config.train.steps = 1500
   return config
 
 

@@ -22,7 +22,7 @@ def on_eight_devices(config):
 
 
 @pytest.mark.parametrize("module, variant", [
-    (base, "base"), (base, "debug"), (babyai, "frozen"), (babyai, "pretrain"), (babyai, "relations"), (babyai, "debug"),
+    (base, "base"), (base, "debug"), (babyai, "frozen"), (babyai, "pretrain"), (babyai, "debug"),
     (folder, "my/clips.jsonl"), *STAGE1,
     (vljepa_sft, None)])
 def test_recipe_builds(module, variant):

@@ -14,7 +14,7 @@ import pytest
 
 from tests import tiny_model
 from tests.tiny_video import write_video
-from vljepa_jax import stream, timeline
+from vljepa_jax import selective, stream, timeline
 from vljepa_jax.data import openclipart
 from vljepa_jax.data.sources import Source
 from vljepa_jax.data.video import VideoError
@@ -42,8 +42,8 @@ def video(tmp_path_factory):
 def options(workdir, video, tmp_path):
   (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
   return stream.Options(
-      video=video, workdir=workdir, policy="online", rate=None, threshold=THRESHOLD, pooling="mean", fps=4.0, stride=1,
-      query="", texts=str(tmp_path / "texts.txt"), decoder=None, out=tmp_path / "out")
+      video=video, workdir=workdir, policy="online", rate=None, threshold=THRESHOLD, shortest=selective.SHORTEST,
+      pooling="mean", fps=4.0, stride=1, query="", texts=str(tmp_path / "texts.txt"), decoder=None, out=tmp_path / "out")
 
 
 def run(options, **changes):

@@ -87,6 +87,7 @@ class Options:
   policy: str
   rate: float | None
   threshold: float
+  shortest: int
   pooling: str
   fps: float
   stride: int
@@ -118,7 +119,7 @@ def run(options: Options) -> int:
   if camera and options.policy == "ward":
     raise UserError("ward needs the whole video, which a camera never gives; take --policy=online")
   with as_user_error(*INPUT_ERRORS):
-    policy = make_policy(options.policy, options.rate, options.threshold)
+    policy = make_policy(options.policy, options.rate, options.threshold, options.shortest)
     frames = read_video(options.video, options.fps)
   model = load(options.workdir, options.decoder)
   windows = Windows(model, options.fps, options.stride, options.query or None)
@@ -140,10 +141,10 @@ def run(options: Options) -> int:
   return recorder.count
 
 
-def make_policy(name: str, rate: float | None, threshold: float) -> selective.Policy:
+def make_policy(name: str, rate: float | None, threshold: float, shortest: int) -> selective.Policy:
   """The policy of a name; without a rate `online` decodes as often as the stream changes, others at `USUAL_RATE`."""
   if name == "online":
-    return selective.Online(threshold, rate or 0.0)
+    return selective.Online(threshold, rate or 0.0, shortest=shortest)
   return {"uniform": selective.Uniform, "ward": selective.Ward}[name](USUAL_RATE if rate is None else rate)
 
 
@@ -200,6 +201,9 @@ def define_flags() -> None:
   flags.DEFINE_float(
       "rate", None, f"Decodes a second. online: as the stream changes by default; others: {USUAL_RATE}.")
   flags.DEFINE_float("threshold", selective.THRESHOLD, "online: how much change ends a segment; more is rarer.")
+  flags.DEFINE_integer(
+      "shortest", selective.SHORTEST, "online: windows of a segment, at least; what is shorter is taken for a passage.",
+      lower_bound=1)
   flags.DEFINE_enum("pooling", "mean", selective.POOLINGS, "What is decoded of a segment: its mean, or its middle.")
   flags.DEFINE_float("fps", 4.0, "Frames a second that the model sees.")
   flags.DEFINE_integer("stride", 1, "Frames from one window to the next.", lower_bound=1)
@@ -215,7 +219,7 @@ def main() -> None:
   accelerator.use_compilation_cache()
   run(Options(
       video=given.video, workdir=pathlib.Path(given.workdir), policy=given.policy, rate=given.rate,
-      threshold=given.threshold, pooling=given.pooling, fps=given.fps, stride=given.stride, query=given.query,
+      threshold=given.threshold, shortest=given.shortest, pooling=given.pooling, fps=given.fps, stride=given.stride, query=given.query,
       texts=given.texts, decoder=given.decoder, out=pathlib.Path(given.out) if given.out else None))
 
 

@@ -135,7 +135,7 @@ def test_a_set_that_is_not_there_is_generated(tmp_path, monkeypatch, capfd):
   assert len(babyai.data_source("validation", tmp_path)) == 8
   said = capfd.readouterr()
   assert not said.out and said.err.count("\n") == 1
-  assert f"babyai: there is no data set in {tmp_path}/babyai/1.1.0; generating it" in said.err
+  assert f"babyai: there is no data set in {tmp_path}/babyai/1.0.0; generating it" in said.err
 
 
 def test_the_data_folder_of_tfds_is_the_default(data_dir, monkeypatch):

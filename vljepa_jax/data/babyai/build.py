@@ -3,7 +3,7 @@
   pip install minigrid
   python -m vljepa_jax.data.babyai.build [--out=DIR] [--clips=12000]
 
-writes DIR/babyai/1.1.0, DIR being TFDS's data folder unless given, in less than a minute on two cores. The same seed
+writes DIR/babyai/1.0.0, DIR being TFDS's data folder unless given, in less than a minute on two cores. The same seed
 and number of clips give the same records in the same order.
 """
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def build(out: str | None, clips: int, seed: int) -> BabyAI:
-  """Generates the data set in out/babyai/1.1.0; UserError if it is there already."""
+  """Generates the data set in out/babyai/1.0.0; UserError if it is there already."""
   require_minigrid()
   if clips < len(ACTIONS):
     raise UserError(f"--clips={clips} is too few: give at least {len(ACTIONS)}, one for each action")

@@ -1,10 +1,4 @@
-"""Captions of a sub-goal: brief ones say action and objects alone, detailed ones where, from where and with what.
-
-Those of relations say what lies beside or before what in the end. Only sub-goals that are told by that alone have them: to
-see them it is not enough to see what has changed.
-"""
-
-from collections.abc import Sequence
+"""Captions of a sub-goal: brief ones say action and objects alone, detailed ones where, from where and with what."""
 
 from vljepa_jax.data.babyai.planner import CLOSE, DROP, GO, OPEN, OPEN_BOX, PICK, PUT, UNLOCK, Goal
 from vljepa_jax.data.babyai.scene import DIRECTIONS, Cell, Scene, beside
@@ -48,13 +42,6 @@ ACTS = {
     OPEN: "opens {x}", CLOSE: "closes {x}", UNLOCK: "uses {key} to unlock {x}", OPEN_BOX: "opens {x}"}
 
 
-RELATION = {
-    GO: ("the agent stands right before {x}", "{x} is right in front of the agent", "{p} is what the agent faces"),
-    DROP: ("{x} lies beside nothing", "nothing lies beside {p}", "{x} lies by itself"),
-    PUT: ("{x} lies right beside {y}", "beside {q} lies {x}", "{p} and {y} lie side by side"),
-}
-
-
 def name(thing: Thing) -> str:
   """Such as "the red ball"."""
   return f"the {thing[0]} {thing[1]}"
@@ -67,19 +54,10 @@ def a_name(thing: Thing) -> str:
 
 def brief(goal: Goal) -> tuple[str, ...]:
   """Wordings of what is done with what, the canonical one first; a verb has them in one order for all things."""
-  return _worded(BRIEF[goal.verb], goal)
-
-
-def relation(goal: Goal) -> tuple[str, ...]:
-  """Wordings of what lies beside or before what once a sub-goal is done; none of a verb that `RELATION` lacks."""
-  return _worded(RELATION.get(goal.verb, ()), goal)
-
-
-def _worded(templates: Sequence[str], goal: Goal) -> tuple[str, ...]:
   words = {"x": name(goal.subject), "p": f"the {goal.subject[1]} that is {goal.subject[0]}"}
   if goal.other:
     words |= {"y": name(goal.other), "q": f"the {goal.other[1]} that is {goal.other[0]}"}
-  return tuple(template.format(**words) for template in templates)
+  return tuple(template.format(**words) for template in BRIEF[goal.verb])
 
 
 def quadrant(cell: Cell) -> str:

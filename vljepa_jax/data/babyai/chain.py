@@ -139,10 +139,7 @@ def make_record(clip_id: str, seed: tuple[int, ...], index: int, held_out: tuple
 def make_texts(part: Part) -> dict[str, tuple[str, ...]]:
   """Captions of a sub-goal by how much they tell."""
   first, last = read_scene(part.codes[0]), read_scene(part.codes[-1])
-  texts = {
-      "brief": captions.brief(part.goal), "detailed": captions.detailed(part.goal, first, last),
-      "relation": captions.relation(part.goal)}
-  return {field: wordings for field, wordings in texts.items() if wordings}
+  return {"brief": captions.brief(part.goal), "detailed": captions.detailed(part.goal, first, last)}
 
 
 def endless(rng: np.random.Generator, pool: tuple[Thing, ...]) -> Iterator[tuple[Part, bool]]:

@@ -15,7 +15,7 @@ from vljepa_jax.data.clips import ClipQuestion
 from vljepa_jax.errors import UserError
 
 NAME = "babyai"
-VERSION = "1.1.0"
+VERSION = "1.0.0"
 ATLAS = "atlas.npy"
 SPLITS = ("train", "validation", "test", "test_pairs")
 # Never seen, spoken of or asked for but in the split test_pairs; between them, every action can be about one.
@@ -36,7 +36,7 @@ class Clip:
     start: the frame it starts from.
     end: the frame that first shows it done.
     label: index into `ACTIONS`.
-    captions: "brief", "detailed" and, of some actions, "relation", each a tuple of wordings, the canonical one first.
+    captions: "brief" and "detailed", each a tuple of wordings, the canonical one first.
     questions: one of every kind that makes sense, in the order of `KINDS`.
     subject: what is gone to, picked up, ..., such as ("red", "ball").
     other: what it is put next to, None for other actions.
@@ -58,7 +58,7 @@ def data_source(split: str, data_dir: str | os.PathLike | None = None) -> Sequen
 
   Args:
     split: one of `SPLITS`.
-    data_dir: TFDS's data folder, which holds babyai/1.1.0; None for TFDS's own, `~/tensorflow_datasets` or
+    data_dir: TFDS's data folder, which holds babyai/1.0.0; None for TFDS's own, `~/tensorflow_datasets` or
       the environment's TFDS_DATA_DIR.
 
   Raises:
