@@ -215,11 +215,15 @@ def together() -> Iterator[None]:
     if jax.process_count() == 1:
       raise
     message = one_line(error)
-  if jax.process_count() > 1:
-    _raise_first(message)
+  message = first_message(message)
+  if message:
+    raise SharedError(message)
 
 
-def _raise_first(message: str) -> None:
+def first_message(message: str) -> str:
+  """The first message that is not empty, of any process, in all of them; it names the process if it is not of all."""
+  if jax.process_count() == 1:
+    return message
   encoded = np.zeros(MESSAGE_BYTES, np.uint8)
   content = np.frombuffer(message.encode()[:MESSAGE_BYTES], np.uint8)
   encoded[:len(content)] = content
@@ -228,7 +232,8 @@ def _raise_first(message: str) -> None:
   for index, text in enumerate(messages):
     if text:
       # What process 0 says is true of the run; what another one says alone may concern its machine.
-      raise SharedError(text if index == 0 or all(messages) else f"process {index} of {len(messages)}: {text}")
+      return text if index == 0 or all(messages) else f"process {index} of {len(messages)}: {text}"
+  return ""
 
 
 def comes_true(condition: Callable[[], bool]) -> bool:
