@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 from typing import Any
+import warnings
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -327,14 +328,16 @@ def _silence_orbax() -> None:
   """Each thread of a failed save or load prints a page of trace before the same error is raised to us."""
   for name in ("absl", "asyncio"):
     logging.getLogger(name).addFilter(_without_orbax)
-  sys.unraisablehook = _without_closed_loop
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+  sys.unraisablehook = _without_failed_reads
 
 
 def _without_orbax(record: logging.LogRecord) -> bool:
   return "orbax" not in record.pathname and "tensorstore" not in record.getMessage()
 
 
-def _without_closed_loop(unraisable: Any) -> None:
-  # TensorStore calls the hook for reads that end after the first of them has failed.
-  if str(unraisable.exc_value) != "Event loop is closed":
+def _without_failed_reads(unraisable: Any) -> None:
+  # Of many reads at a time the first that fails is raised; the others end here.
+  code = getattr(unraisable.object, "cr_code", None)
+  if str(unraisable.exc_value) != "Event loop is closed" and "orbax" not in getattr(code, "co_filename", ""):
     sys.__unraisablehook__(unraisable)
