@@ -223,6 +223,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
   monkeypatch.setattr(train, "make_step", make)
   with pytest.raises(UserError, match="the loss is nan at step 1; lower config.optim.learning_rate"):
     train.run(tiny.recipe(**RECIPE), tmp_path)
+  assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_workdir_that_is_not_shared_is_an_error(tmp_path, monkeypatch):
