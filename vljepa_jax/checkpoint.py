@@ -109,7 +109,7 @@ class Checkpoints:
         self._set_aside(problems, step)
         return loaded
     first = problems[max(problems)]
-    more = f"; {len(problems) - 1} older ones cannot be read either" if len(problems) > 1 else ""
+    more = f"; {len(problems) - 1} older cannot be read either" if len(problems) > 1 else ""
     raise SharedError(f"{first}{more}; choose another --workdir, or remove {self._folder} to begin anew")
 
   def _agreed_below(self, step: int | None) -> int | None:

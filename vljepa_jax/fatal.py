@@ -36,6 +36,7 @@ def main(message: str) -> None:
     if THE_END in line:
       print(message, file=sys.stderr, flush=True)
       sys.stdin.buffer.read()
+      return
     if HELD_BACK not in line:
       sys.stderr.buffer.write(line)
       sys.stderr.buffer.flush()
