@@ -78,7 +78,7 @@ def test_a_replay_names_rows_and_parameters_and_writes_nothing(spoiled, capsys):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"seed": 7}, "is of a run with config.seed 0, not 7; give the --config of that run"), ({}, "hold other records")])
+    ({"seed": 7}, "is of a run with config.seed 0, not 7; give the --config of that run"), ({}, "holds other records")])
 def test_a_replay_of_another_run_is_refused(spoiled, tmp_path, change, message):
   workdir, _ = spoiled
   words = json.loads((workdir / f"dump-{BAD}" / dump.FILE).read_text())

@@ -285,7 +285,7 @@ def test_a_step_that_is_not_finite_stops_the_run_unsaved_and_leaves_a_dump(tmp_p
 
   monkeypatch.setattr(train, "make_step", make)
   with pytest.raises(UserError, match="the loss is nan at step 1; lower config.optim.learning_rate, .* --replay=.*-1 "):
-    train.run(tiny.recipe(**RECIPE, **{"train.checkpoint_every": 1}), tmp_path)
+    train.run(tiny.recipe(**RECIPE | {"train.checkpoint_every": 1}), tmp_path)
   assert os.listdir(tmp_path / "checkpoints") == []
   found = dump.read(tmp_path / "dump-1")
   assert (found.step, found.checkpoint, len(found.record_ids)) == (1, None, 16)
