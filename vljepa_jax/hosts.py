@@ -206,8 +206,8 @@ def _give_up(group: Group) -> None:
 
 
 def _tell_others(watching: watch.Watch, error: Exception) -> None:
-  if isinstance(error, jax.errors.JaxRuntimeError):
-    watching.wait()  # of this process, or is another one lost? Then the watch says so and does not come back
+  if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):  # which comes as a ValueError
+    watching.wait()  # is another process lost? Then the watch says so and does not come back
   watching.accuse(f"{watching.name(jax.process_index(), socket.gethostname())} has ended: {one_line(error)[:300]}")
 
 

@@ -95,18 +95,30 @@ class Watch:
     """This process has done its part; the others may go on."""
     _here.enter(GONE, _here.step)
     if self._client and not self._over.is_set():
-      with contextlib.suppress(jax.errors.JaxRuntimeError):
-        self._tell(-1)
+      self._briefly(lambda: self._tell(-1))
     self._over.set()
 
-  def accuse(self, text: str) -> None:
-    """Tells all processes what to leave with, unless one of them has done so before."""
-    if self._client:
-      self._over.set()  # what this process leaves with is settled
+  def accuse(self, text: str) -> str:
+    """Tells all processes what to leave with; returns what they do, if one of them was first."""
+    if not self._client:
+      return text
+    self._over.set()  # what this process leaves with is settled
+    self._briefly(lambda: self._client.key_value_set(VERDICT + "text", text))  # an error if there is one
+    self._briefly(self._ask)
+    if self._index == 0:  # the service ends with process 0: the others have to hear first
+      time.sleep(4 * self._beat)
+    return self._verdict or text
+
+  def _briefly(self, work: Callable[[], None]) -> None:
+    """Calls the service, which may be unable to answer."""
+
+    def call():
       with contextlib.suppress(jax.errors.JaxRuntimeError):
-        self._client.key_value_set(VERDICT + "text", text)
-      if self._index == 0:  # the service ends with process 0: the others have to hear first
-        time.sleep(4 * self._beat)
+        work()
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(self._beat + 2.0)
 
   def wait(self) -> None:
     """Gives the threads the time to find out who was lost, and then returns."""
@@ -123,13 +135,16 @@ class Watch:
       with contextlib.suppress(jax.errors.JaxRuntimeError):  # `_judge` sees that nothing has come
         self._tell(number)
         told = self._client.key_value_dir_get(BEATS)
-        found = self._client.key_value_dir_get(VERDICT)
+        self._ask()
         self._heard = now = time.monotonic()
         for key, text in told:
           index = int(key.rpartition("/")[2])
           if text != self._told.get(index, ("", 0))[0]:
             self._told[index] = text, now
-        self._verdict = found[0][1] if found else ""
+
+  def _ask(self) -> None:
+    found = self._client.key_value_dir_get(VERDICT)
+    self._verdict = found[0][1] if found else ""
 
   def _tell(self, number: int) -> None:
     words = {
@@ -144,8 +159,7 @@ class Watch:
       problem = self._verdict or self._problem(now, began, now - looked)
       looked = now
       if problem and not self._over.is_set():
-        self.accuse(problem)
-        self._leave(problem)
+        self._leave(self.accuse(problem))
 
   def _problem(self, now: float, began: float, pause: float) -> str:
     """What is wrong, in words; empty if nothing is."""
@@ -163,7 +177,7 @@ class Watch:
       if words.get("place") != GONE and now - changed > self._host_seconds:
         return self._lost(index, words)
     waited = now - _here.since
-    hangs = waited > self._step_seconds and _here.place in (INPUT, DEVICE, CHECKPOINT)
+    hangs = waited > self._step_seconds + 2 * self._beat and _here.place in (INPUT, DEVICE, CHECKPOINT)
     return self._hanging(waited) if hangs else ""
 
   def _lost(self, index: int, words: dict) -> str:
