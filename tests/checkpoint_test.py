@@ -125,11 +125,70 @@ def test_no_checkpoint(tmp_path, name, message):
     checkpoint.find_checkpoint(tmp_path / name)
 
 
-def test_damage_is_told(tmp_path):
+def largest(folder):
+  return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def rewrite(path, change):
+  path.write_bytes(change(path.read_bytes()))
+
+
+DAMAGES = {
+    "truncated": lambda step: rewrite(largest(step / "state" / "ocdbt.process_0"), lambda data: data[:len(data) // 2]),
+    "empty": lambda step: rewrite(largest(step / "state" / "ocdbt.process_0"), lambda data: b""),
+    "zeros": lambda step: rewrite(largest(step / "state" / "ocdbt.process_0"), lambda data: bytes(len(data))),
+    "missing file": lambda step: (step / "state" / "manifest.ocdbt").unlink(),
+    "no metadata": lambda step: (step / "state" / "_METADATA").unlink(),
+    "no state": lambda step: shutil.rmtree(step / "state"),
+    "no data": lambda step: shutil.rmtree(step / "data"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside_and_written_again(tmp_path, capfd, damage):
+  save(tmp_path, 1, 2)
+  DAMAGES[damage](tmp_path / "2")
+  with checkpoint.Checkpoints(tmp_path, 2) as checkpoints:
+    state, data = checkpoints.restore(abstract(make_state(0)))
+    chex.assert_trees_all_equal(jax.device_get(state), jax.device_get(make_state(1)))
+    assert data == {"global_next_index": 10}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2.damaged"]
+    checkpoints.save(2, make_state(2), {"global_next_index": 20})
+  (line,) = capfd.readouterr().err.strip().splitlines()
+  assert line.startswith(f"warning: the checkpoint {tmp_path}/2 cannot be read: ")
+  assert line.endswith("it is now 2.damaged, and the run goes on from step 1")
+  assert {"no state": "2/state is missing", "no data": "2/data is missing"}.get(damage, "") in line
+  assert restore(tmp_path, abstract(make_state(0)))[1] == {"global_next_index": 20}
+
+
+def test_what_was_set_aside_before_stays(tmp_path):
   save(tmp_path, 1)
-  (tmp_path / "1" / "state" / "_METADATA").unlink()
-  with pytest.raises(UserError, match="cannot be read"):
+  for _ in range(2):
+    save(tmp_path, 2)
+    DAMAGES["no data"](tmp_path / "2")
     restore(tmp_path, abstract(make_state(0)))
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2.damaged", "2.damaged2"]
+
+
+def test_nothing_is_renamed_where_no_checkpoint_is_good(tmp_path):
+  save(tmp_path, 1, 2)
+  for step in ("1", "2"):
+    DAMAGES["no state"](tmp_path / step)
+  for _ in range(2):
+    with pytest.raises(UserError, match="/2 cannot be read: 2/state is missing; 1 older cannot be read either; "):
+      restore(tmp_path, abstract(make_state(0)))
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+  with pytest.raises(UserError, match="cannot be read"):
+    checkpoint.load_params(tmp_path, abstract(make_state(0).params))
+
+
+def test_a_folder_that_has_gone_is_not_made_anew(tmp_path):
+  folder = tmp_path / "checkpoints"
+  with pytest.raises(UserError, match="the folder has gone; there is no complete checkpoint yet"):
+    with checkpoint.Checkpoints(folder, 2) as checkpoints:
+      shutil.rmtree(folder)
+      checkpoints.save(1, make_state(1), {})
+  assert not folder.exists()
 
 
 @pytest.fixture
@@ -156,12 +215,13 @@ def test_full_disk_keeps_the_last_checkpoint(small_disk, capfd):
   chex.assert_trees_all_equal(jax.device_get(state), jax.device_get(make_state(1)))
 
 
-def test_what_a_killed_save_left_is_cleared_away(tmp_path):
+def test_what_a_killed_save_left_is_cleared_away(tmp_path, capfd):
   save(tmp_path, 1)
   shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
   with checkpoint.Checkpoints(tmp_path, 2) as checkpoints:
     assert checkpoints.latest_step == 1
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
+  assert capfd.readouterr().err == "warning: the checkpoint of step 2 was not written to its end, and is removed\n"
 
 
 def test_failed_save_of_any_kind_tells_the_last_checkpoint(tmp_path, monkeypatch):

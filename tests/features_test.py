@@ -83,6 +83,33 @@ def test_an_interrupted_cache_leaves_nothing(tmp_path, source):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("torn", [0, 5])
+def test_a_cache_that_was_broken_off_goes_on(tmp_path, source, torn):
+  whole, starts = make(tmp_path / "whole", source), []
+
+  def stop(done, total):
+    starts.append(done)
+    if done == 12:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    make(tmp_path, source, report=stop)
+  (partial,) = tmp_path.glob("*.partial")
+  with partial.open("r+b") as file:
+    file.truncate(partial.stat().st_size - torn)
+  starts.clear()
+  tokens = make(tmp_path, source, report=lambda done, total: starts.append(done))
+  assert starts[0] == (8 if torn else 12)
+  np.testing.assert_array_equal(tokens, whole)
+  assert [path.suffix for path in tmp_path.glob("*.*")] == [".npy"]
+
+
+def test_what_is_left_of_another_cache_goes(tmp_path, source):
+  (tmp_path / "other.partial").write_bytes(b"x")
+  make(tmp_path, source)
+  assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+
+
 @pytest.mark.parametrize("value", [1e6, np.nan])
 def test_tokens_beyond_float16_are_refused(tmp_path, source, value):
   with pytest.raises(ValueError, match="float16"):

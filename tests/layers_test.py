@@ -14,14 +14,14 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 LAYERS = {
     5: ("main", "evaluate", "paraphrase", "predict", "convert", "plan", "stream", "cli"),
     4: ("aot.", "train", "start", "evaluation", "api", "text_encoder", "progress", "run_log", "interrupt", "report",
-        "report_style", "curves", "throughput", "profiling", "accelerator", "streaming", "timeline", "y_decoder.texts",
-        "y_decoder.held_out", "y_decoder.train"),
-    3: ("parts", "flops", "step", "optim", "sharding", "checkpoint", "features", "weights.", "y_decoder",
-        "y_decoder.recipe", "y_decoder.step", "y_decoder.text_decoder"),
-    2: ("hosts", "loss", "streamed", "metrics", "batches", "decoding", "selective", "config_checks", "config_parsing",
-        "tasks.", "data.pipeline", "data.failures"),
+        "report_style", "curves", "throughput", "profiling", "accelerator", "streaming", "timeline", "loop", "replay",
+        "dump", "y_decoder.texts", "y_decoder.held_out", "y_decoder.train"),
+    3: ("parts", "flops", "step", "inspection", "batch_ids", "optim", "sharding", "checkpoint", "features", "weights.",
+        "y_decoder", "y_decoder.recipe", "y_decoder.step", "y_decoder.text_decoder"),
+    2: ("hosts", "watch", "loss", "streamed", "metrics", "batches", "decoding", "selective", "config_checks",
+        "config_parsing", "tasks.", "data.pipeline", "data.failures"),
     1: ("model.", "data."),
-    0: ("errors", "chips", "model.presets"),
+    0: ("errors", "chips", "fatal", "model.presets"),
 }
 CONFIG = "config"  # typed configs stand between layers 2 and 3
 CONFIG_LAYER = 2.5

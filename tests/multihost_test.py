@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tests import multihost_recipe
-from vljepa_jax import checkpoint, config, evaluation, run_log, train
+from vljepa_jax import checkpoint, config, dump, evaluation, run_log, train
 from vljepa_jax.data import openclipart
 from vljepa_jax.data.sources import FIELDS
 
@@ -144,6 +144,10 @@ def losses(workdir):
   return {record["step"]: record["loss"] for record in run_log.read_metrics(workdir) if "loss" in record}
 
 
+def ids(workdir):
+  return {record["step"]: record["batch_ids"] for record in run_log.read_metrics(workdir) if "batch_ids" in record}
+
+
 def final_state(recipe, workdir):
   parts = train.make_parts(recipe)
   with checkpoint.Checkpoints(workdir / checkpoint.FOLDER, 2) as checkpoints:
@@ -185,6 +189,7 @@ def test_the_launcher_goes_on_with_the_run_and_prints_it_once(stopped, launched)
 def test_losses_are_those_of_one_process(launched, alone):
   mine, theirs = losses(launched[0]), losses(alone)
   assert list(mine) == list(theirs) == STEPS
+  assert ids(launched[0]) == ids(alone)
   np.testing.assert_allclose(list(mine.values()), list(theirs.values()), rtol=1e-5)
 
 
@@ -221,6 +226,34 @@ def test_a_checkpoint_moves_between_one_and_two_processes(alone, recipe, dataset
   mine, theirs = losses(tmp_path), losses(alone)
   assert list(mine) == STEPS
   np.testing.assert_allclose(list(mine.values()), list(theirs.values()), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_finite_ends_both_with_one_dump(dataset, tmp_path):
+  changes = ["--config.optim.learning_rate=1e30", "--config.optim.warmup_steps=0", "--config.train.checkpoint_every=1"]
+  with Processes(2, 4, command(dataset, tmp_path, *changes)) as processes:
+    codes, outputs = processes.end()
+  assert codes == [2, 2], outputs
+  for output in outputs:
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    assert re.match(r"error: the (loss|norm of the gradients) is (nan|inf) at step \d+; lower config.optim", line)
+  (folder,) = tmp_path.glob("dump-*")
+  found = dump.read(folder)
+  assert len(found.record_ids) == 16 and saved(tmp_path / checkpoint.FOLDER)[-1] == found.checkpoint < found.step
+
+
+@pytest.mark.slow
+def test_both_go_on_before_a_checkpoint_that_one_cannot_read(alone, dataset, tmp_path):
+  shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
+  (tmp_path / evaluation.RESULTS).unlink()
+  data = max((tmp_path / checkpoint.FOLDER / "12" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+  data.write_bytes(data.read_bytes()[:-1000])
+  with Processes(2, 4, command(dataset, tmp_path)) as processes:
+    codes, outputs = processes.end()
+  assert codes == [0, 0], outputs
+  assert "it is now 12.damaged, and the run goes on from step 6" in outputs[0]
+  assert "  going on after step 6" in outputs[0].splitlines()
+  assert ids(tmp_path) == ids(alone)
 
 
 def test_a_mistake_is_said_once(alone, dataset):

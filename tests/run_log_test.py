@@ -1,10 +1,14 @@
 import json
+import resource
+import shutil
+import signal
 
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
 from vljepa_jax import run_log
+from vljepa_jax.errors import UserError
 
 
 def write(workdir, step, *lines):
@@ -32,6 +36,47 @@ def test_resuming_drops_later_steps_and_a_cut_off_line(tmp_path, step, kept):
     file.write('{"step": 3, "lo')
   write(tmp_path, step, (step + 1, {"loss": 9.0}))
   assert [record["step"] for record in run_log.read_metrics(tmp_path)] == [*kept, step + 1]
+
+
+@pytest.mark.parametrize("tear", [b'{"step": 3, "lo', b"\0" * 40, b"\0\xff\n", b"7\n"])
+def test_torn_lines_are_repaired_and_told(tmp_path, tear, capsys):
+  write(tmp_path, 0, (1, {"loss": 2.0}), (2, {"loss": 1.5}))
+  path = tmp_path / run_log.METRICS
+  before = path.read_bytes()
+  path.write_bytes(before + tear)
+  log = write(tmp_path, 2)
+  assert path.read_bytes() == before and [record["step"] for record in log.records] == [1, 2]
+  assert capsys.readouterr().err == f"warning: {path}: 1 torn line(s) left out\n"
+
+
+def test_a_workdir_that_has_gone_is_an_error(tmp_path):
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  log = write(workdir, 0, (1, {"loss": 2.0}))
+  shutil.rmtree(workdir)
+  with pytest.raises(UserError, match=r"metrics.jsonl cannot be written: No such file or directory \(it has gone: was"):
+    log.write(2, {"loss": 1.0})
+
+
+def test_a_full_disk_is_an_error(tmp_path):
+  log = run_log.RunLog(tmp_path, 0)
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    with pytest.raises(UserError, match="metrics.jsonl cannot be written: File too large; put that right and run"):
+      log.write(1, {"loss": 1.0})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+  log.close()
+
+
+def test_batch_ids_keep_every_digit(tmp_path):
+  write(tmp_path, 0, (1, {"loss": 2.0, "batch_ids": 2**32 - 1}))
+  assert '"batch_ids": 4294967295}' in (tmp_path / run_log.METRICS).read_text()
+  (path,) = (tmp_path / run_log.TENSORBOARD).iterdir()
+  assert [value.tag for event in events(path) for value in event.summary.value] == ["loss"]
 
 
 def test_no_metrics_yet(tmp_path):

@@ -1,7 +1,10 @@
 import dataclasses
 import json
 import os
+import shlex
+import shutil
 import signal
+import sys
 
 import chex
 import jax
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests import tiny, tiny_model
-from vljepa_jax import checkpoint, config, evaluation, hosts, run_log, start, train
+from vljepa_jax import checkpoint, config, dump, evaluation, hosts, run_log, start, train
 from vljepa_jax.errors import UserError
 
 RECIPE = tiny.ONE_LAYER | {"train.log_every": 1, "train.checkpoint_every": 4, "train.eval_every": 5}
@@ -206,7 +209,67 @@ def test_cached_features_train_and_are_used_again(tmp_path, monkeypatch):
   assert (tmp_path / "results.json").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+def send_once(number, function):
+  """`function`, but its first call sends a signal to this process before it does anything."""
+  sent = []
+
+  def wrapped(*args, **kwargs):
+    if not sent:
+      sent.append(None)
+      os.kill(os.getpid(), number)
+    return function(*args, **kwargs)
+
+  return wrapped
+
+
+@pytest.mark.parametrize("step, message, saved", [
+    (0, "stopped; run the same command again", []), (5, "stopped after step 5; run the same command", ["4", "5"])])
+def test_a_signal_breaks_an_evaluation_off_and_the_next_start_makes_it(
+    whole, tmp_path, monkeypatch, capsys, step, message, saved):
+  with monkeypatch.context() as patch:
+    measure = train.Evaluator.measure
+    patch.setattr(train.Evaluator, "measure", lambda self, done, state: (
+        send_once(signal.SIGTERM, measure) if done == step else measure)(self, done, state))
+    train.run(tiny.recipe(**RECIPE), tmp_path)
+  printed = capsys.readouterr().out
+  assert message in printed and f"to go on from there: {shlex.join(sys.orig_argv)}" in printed
+  assert sorted(os.listdir(tmp_path / "checkpoints")) == saved
+  assert not any("eval/image_to_text/r1" in r for r in run_log.read_metrics(tmp_path) if r["step"] == step)
+  train.run(tiny.recipe(**RECIPE), tmp_path)
+  check_same_run(tmp_path, whole)
+
+
+def test_a_signal_at_the_very_end_leaves_the_evaluation_to_the_next_start(whole, tmp_path, monkeypatch, capsys):
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluation, "evaluate", send_once(signal.SIGINT, evaluation.evaluate))
+    train.run(tiny.recipe(**RECIPE), tmp_path)
+  assert "stopped; run the same command again" in capsys.readouterr().out
+  assert not (tmp_path / "results.json").exists()
+  train.run(tiny.recipe(**RECIPE), tmp_path)
+  check_same_run(tmp_path, whole)
+  assert (tmp_path / "results.json").exists()
+
+
+def test_a_signal_while_a_checkpoint_is_written_loses_nothing(whole, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoints, "save", send_once(signal.SIGTERM, checkpoint.Checkpoints.save))
+    train.run(tiny.recipe(**RECIPE), tmp_path)
+  assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "5"]
+  train.run(tiny.recipe(**RECIPE), tmp_path)
+  check_same_run(tmp_path, whole)
+
+
+def test_a_run_goes_on_before_a_damaged_checkpoint(whole, tmp_path, capsys):
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  (tmp_path / "results.json").unlink()
+  shutil.rmtree(tmp_path / "checkpoints" / "8" / "state")
+  train.run(tiny.recipe(**RECIPE), tmp_path)
+  assert "going on after step 4" in capsys.readouterr().out
+  check_same_run(tmp_path, whole)
+  assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "8", "8.damaged"]
+
+
+def test_a_step_that_is_not_finite_stops_the_run_unsaved_and_leaves_a_dump(tmp_path, monkeypatch):
   make_step = train.make_step
 
   def make(*args):
@@ -221,7 +284,28 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     return diverged
 
   monkeypatch.setattr(train, "make_step", make)
-  with pytest.raises(UserError, match="the loss is nan at step 1; lower config.optim.learning_rate"):
+  with pytest.raises(UserError, match="the loss is nan at step 1; lower config.optim.learning_rate, .* --replay=.*-1 "):
+    train.run(tiny.recipe(**RECIPE | {"train.checkpoint_every": 1}), tmp_path)
+  assert os.listdir(tmp_path / "checkpoints") == []
+  found = dump.read(tmp_path / "dump-1")
+  assert (found.step, found.checkpoint, len(found.record_ids)) == (1, None, 16)
+  assert set(found.streams) == {"captions"} and np.isnan(found.metrics["loss"])
+
+
+def test_gradients_that_are_not_finite_stop_the_run_too(tmp_path, monkeypatch):
+  make_step = train.make_step
+
+  def make(*args):
+    step_fn = make_step(*args)
+
+    def overflow(state, batch):
+      state, metrics = step_fn(state, batch)
+      return state, metrics | {"grad_norm": jax.device_put(np.float32(np.inf), metrics["loss"].sharding)}
+
+    return overflow
+
+  monkeypatch.setattr(train, "make_step", make)
+  with pytest.raises(UserError, match="the norm of the gradients is inf at step 1; "):
     train.run(tiny.recipe(**RECIPE), tmp_path)
 
 

@@ -1,24 +1,33 @@
 """Checkpoints of a run: train state and input position in one save (Orbax v1)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
+import errno
+import itertools
 import logging
 import os
 import pathlib
 import re
 import shutil
+import sys
 from typing import Any
+import warnings
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from vljepa_jax import hosts
-from vljepa_jax.errors import UserError, one_line
+from vljepa_jax.errors import SharedError, UserError, one_line
 from vljepa_jax.step import TrainState, averaged_params
 
 FOLDER = "checkpoints"
 PIECE_BYTES = 64 * 2**20
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a checkpoint until Orbax has written all of it
+DAMAGED = ".damaged"  # behind the name of a checkpoint that could not be read
+
+
+class Damaged(Exception):
+  """A checkpoint is there and cannot be read."""
 
 
 class Checkpoints:
@@ -33,7 +42,7 @@ class Checkpoints:
 
   def __init__(self, folder: pathlib.Path, keep: int):
     self._folder = pathlib.Path(folder).absolute()
-    logging.getLogger("absl").addFilter(_without_orbax)
+    _silence_orbax()
     if jax.process_index() == 0:
       clear_unfinished(self._folder)
     self._checkpointer = ocp.training.Checkpointer(
@@ -69,6 +78,8 @@ class Checkpoints:
       data: state of the input iterator after the last batch that went into `state`.
     """
     with self._saving():
+      if not self._folder.is_dir():  # Orbax would make it anew, without the config beside it
+        raise FileNotFoundError(errno.ENOENT, "the folder has gone")
       self._checkpointer.save_checkpointables_async(step, {"state": state, "data": data})
 
   def wait(self) -> None:
@@ -77,20 +88,48 @@ class Checkpoints:
       self._checkpointer.wait()
 
   def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The newest checkpoint.
+    """The newest checkpoint that can be read; newer ones, which are damaged, are renamed to `<step>.damaged`.
 
     Args:
       state: ShapeDtypeStructs with the shardings to restore into, which may differ from those saved.
 
     Returns:
       The state, and the state of the input iterator.
+
+    Raises:
+      UserError: the newest is of another model, or none can be read.
     """
-    step = self.agreed_step()
-    path = self._folder / str(step)
-    with _explained(path):
-      _check_same_leaves(path, _leaves(_saved_state(path)), _leaves(state))
-      loaded = self._checkpointer.load_checkpointables(step, {"state": state, "data": None})
-    return loaded["state"], loaded["data"]
+    problems = {}
+    while (step := self._agreed_below(min(problems, default=None))) is not None:
+      try:
+        loaded = load(self._folder / str(step), state)
+      except Damaged as error:
+        problems[step] = str(error)
+      else:
+        self._set_aside(problems, step)
+        return loaded
+    first = problems[max(problems)]
+    more = f"; {len(problems) - 1} older cannot be read either" if len(problems) > 1 else ""
+    raise SharedError(f"{first}{more}; choose another --workdir, or remove {self._folder} to begin anew")
+
+  def _agreed_below(self, step: int | None) -> int | None:
+    """The newest step before this one, as process 0 sees it."""
+    found = hosts.from_first(max((s for s in saved_steps(self._folder) if step is None or s < step), default=-1))
+    return None if found < 0 else found
+
+  def _set_aside(self, problems: dict[int, str], good: int) -> None:
+    """Process 0 renames damaged checkpoints, so that the run can write their steps again."""
+    if jax.process_index() == 0:
+      for step, problem in problems.items():
+        path = self._folder / str(step)
+        aside = next(p for i in itertools.count(1) if not (p := _aside(path, i)).exists())
+        path.rename(aside)
+        _warn(f"{problem}; it is now {aside.name}, and the run goes on from step {good}")
+    if problems:
+      with hosts.together():
+        if not hosts.comes_true(lambda: not any((self._folder / str(step)).exists() for step in problems)):
+          raise UserError(f"{self._folder}: a checkpoint that process 0 has renamed is still seen under its old name")
+      self._checkpointer.reload()
 
   @contextlib.contextmanager
   def _saving(self) -> Iterator[None]:
@@ -105,14 +144,53 @@ class Checkpoints:
 
 
 def clear_unfinished(folder: pathlib.Path) -> None:
-  """Removes what a run that was killed while saving has left; complete checkpoints have a number for a name."""
+  """Removes what a run that was killed while saving has left, and says so; what is complete has a number for a name."""
   for path in folder.glob(f"*{UNFINISHED}*"):
     shutil.rmtree(path)
+    _warn(f"the checkpoint of step {path.name.partition('.')[0]} was not written to its end, and is removed")
+
+
+def saved_steps(folder: pathlib.Path) -> list[int]:
+  """Steps of the complete checkpoints in a folder, in order; unfinished and damaged ones carry a suffix."""
+  return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
 
 
 def latest_step(folder: pathlib.Path) -> int | None:
-  """Step of the newest complete checkpoint in a folder, None if there is none; unfinished ones carry a suffix."""
-  return max((int(p.name) for p in folder.glob("*") if p.name.isdigit()), default=None)
+  """Step of the newest complete checkpoint in a folder, None if there is none."""
+  return max(saved_steps(folder), default=None)
+
+
+def load(path: pathlib.Path, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+  """One checkpoint: the state and the state of the input iterator. Changes nothing; all processes have to ask together.
+
+  Args:
+    path: of the checkpoint.
+    state: see `Checkpoints.restore`.
+
+  Raises:
+    Damaged: some process cannot read what it needs of it.
+    UserError: it is of another model.
+  """
+  me = {jax.process_index()}  # no waiting for others inside, who may have failed
+  alone = ocp.options.MultiprocessingOptions(primary_host=None, active_processes=me, barrier_sync_key_prefix="load")
+  with ocp.Context(multiprocessing_options=alone):
+    saved = _agreed(path, lambda: _saved_state(path))
+    _check_same_leaves(path, _leaves(saved), _leaves(state))
+    loaded = _agreed(path, lambda: ocp.load_checkpointables(path, {"state": state, "data": None}))
+  return loaded["state"], loaded["data"]
+
+
+def _agreed(path: pathlib.Path, read: Callable[[], Any]) -> Any:
+  """What `read` gives, or Damaged in all processes if it fails in one."""
+  message = ""
+  try:
+    result = read()
+  except Exception as error:  # Orbax and TensorStore tell of damage in many ways
+    message = one_line(error) if isinstance(error, UserError) else _unreadable(path, error)
+  message = hosts.first_message(message)
+  if message:
+    raise Damaged(message)
+  return result
 
 
 def load_params(path: pathlib.Path, shapes: Any) -> Any:
@@ -153,7 +231,7 @@ def save_params(folder: pathlib.Path, params: Any) -> pathlib.Path:
     UserError: it could not be written; what is left of it is no checkpoint, and the next attempt clears it.
   """
   path = pathlib.Path(folder).absolute() / "0"
-  logging.getLogger("absl").addFilter(_without_orbax)  # it warns of what `use_ocdbt` below turns off
+  _silence_orbax()  # it warns of what `use_ocdbt` below turns off
   context = ocp.Context()
   # Arrays one after another, in pieces: the default holds a compressed copy of everything before it writes.
   context.memory.deepcopy_host_arrays = False
@@ -219,7 +297,21 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
   except UserError:
     raise
   except Exception as error:
-    raise UserError(f"the checkpoint {path} cannot be read: {_reason(error)}") from error
+    raise UserError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: pathlib.Path, error: BaseException) -> str:
+  missing = [name for name in ("state", "data") if not (path / name).is_dir()]
+  reason = f"{path.name}/{missing[0]} is missing" if missing else _reason(error)
+  return f"the checkpoint {path} cannot be read: {reason}"
+
+
+def _aside(path: pathlib.Path, number: int) -> pathlib.Path:
+  return path.with_name(f"{path.name}{DAMAGED}{number if number > 1 else ''}")
+
+
+def _warn(text: str) -> None:
+  print("warning:", text, file=sys.stderr, flush=True)
 
 
 def _reason(error: BaseException) -> str:
@@ -232,6 +324,20 @@ def _reason(error: BaseException) -> str:
   return os.strerror(int(code[1])) if code else one_line(error)[:300]
 
 
+def _silence_orbax() -> None:
+  """Each thread of a failed save or load prints a page of trace before the same error is raised to us."""
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(_without_orbax)
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+  sys.unraisablehook = _without_failed_reads
+
+
 def _without_orbax(record: logging.LogRecord) -> bool:
-  """A log filter: each thread of a failed save logs a page of trace before the same error is raised to us."""
-  return "orbax" not in record.pathname
+  return "orbax" not in record.pathname and "tensorstore" not in record.getMessage()
+
+
+def _without_failed_reads(unraisable: Any) -> None:
+  # Of many reads at a time the first that fails is raised; the others end here.
+  code = getattr(unraisable.object, "cr_code", None)
+  if str(unraisable.exc_value) != "Event loop is closed" and "orbax" not in getattr(code, "co_filename", ""):
+    sys.__unraisablehook__(unraisable)

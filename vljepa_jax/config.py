@@ -368,10 +368,15 @@ def check_same_run(old: Any, new: Any, workdir: pathlib.Path) -> None:
   before, after = flat(to_dict(old)), flat(to_dict(new))
   instead = f", where --config.init_from={workdir} starts from its parameters" if isinstance(new, Config) else ""
   for key in sorted(before.keys() | after.keys()):
-    if before.get(key) != after.get(key) and not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE):
+    if before.get(key) != after.get(key) and not may_change(key):
       raise UserError(
           f"{workdir} holds a run with config.{key} {before.get(key)!r}, not {after.get(key)!r}; choose another "
           f"--workdir{instead}")
+
+
+def may_change(key: str) -> bool:
+  """Whether a value may differ between two starts of one run; its key is dotted."""
+  return any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)
 
 
 def model_config(model: Model) -> VLJepaConfig:

@@ -1,9 +1,12 @@
 """Tokens of a frozen X-encoder, computed once for some fixed views of every picture or clip and kept in a file."""
 
+import collections
 from collections.abc import Callable, Collection, Iterator, Mapping
 import dataclasses
+import functools
 import hashlib
 import itertools
+import os
 import pathlib
 from typing import Any
 
@@ -19,6 +22,7 @@ from vljepa_jax.errors import UserError
 from vljepa_jax.sharding import to_host
 
 FOLDER = "features"
+PARTIAL = ".partial"  # suffix of a file that is not whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,8 @@ def cached_features(
 ) -> dict[str, np.ndarray]:
   """The tokens of all views of all records of some sources, from the files that hold just these, or made anew.
 
+  What was broken off goes on where it was.
+
   Args:
     folder: of the cache; files that do not fit this run any more are deleted.
     sources: pictures or clips, by name.
@@ -67,6 +73,7 @@ def cached_features(
 
   Raises:
     OSError: a file cannot be written; nothing is left of it.
+    ValueError: tokens do not fit float16.
   """
   weights = hash_params(params)
   paths = {name: folder / f"{cache_key(source, views, weights, encoder)}.npy" for name, source in sources.items()}
@@ -74,8 +81,8 @@ def cached_features(
     _remove_others(folder, paths.values())
   for name, path in paths.items():
     if not hosts.from_first(path.exists()):
-      rows = _encoded(sources[name], views, encode, batch_size, report)
-      _write(path, rows, (len(sources[name]), views.count))
+      encoded = functools.partial(_encoded, sources[name], views, encode, batch_size, report)
+      _write(path, encoded, (len(sources[name]), views.count), batch_size)
   with hosts.together():
     check_seen_by_all(paths.values())
   return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
@@ -104,17 +111,22 @@ def cache_key(source: AnySource, views: Views, weights: str, encoder: Any) -> st
 
 
 def _remove_others(folder: pathlib.Path, keep: Collection[pathlib.Path]) -> None:
-  for path in folder.glob("*.npy"):
+  keep = {*keep, *map(_partial, keep)}
+  for path in (*folder.glob("*.npy"), *folder.glob(f"*{PARTIAL}")):
     if path not in keep:
       path.unlink()
 
 
-def _encoded(source, views, encode, batch_size, report) -> Iterator[np.ndarray]:
-  """Tokens (<= batch_size, N, D) float16 of view 0, 1, ... of record 0, then of record 1, ..."""
+def _partial(path: pathlib.Path) -> pathlib.Path:
+  return path.with_suffix(PARTIAL)
+
+
+def _encoded(source, views, encode, batch_size, report, first) -> Iterator[np.ndarray]:
+  """Tokens (<= batch_size, N, D) float16 of view 0, 1, ... of record 0, then of record 1, ..., from number `first` on."""
   total = len(source) * views.count
-  clips = _clips(source, views)
+  clips = _clips(source, views, first)
   waiting = None
-  for start in range(0, total, batch_size):
+  for start in range(first, total, batch_size):
     rows = np.stack(list(itertools.islice(clips, batch_size)))
     pads = np.repeat(rows[-1:], batch_size - len(rows), axis=0)  # one compiled shape
     tokens = encode(np.concatenate([rows, pads]))
@@ -133,28 +145,51 @@ def _to_float16(tokens: jax.Array, count: int) -> np.ndarray:
   return tokens.astype(np.float16)
 
 
-def _clips(source: AnySource, views: Views) -> Iterator[np.ndarray]:
-  for record in range(len(source)):
-    for number in range(views.count):
-      yield cached_view(source, record, number, views.frames, views.preprocess, views.augment, views.seed)
+def _clips(source: AnySource, views: Views, first: int) -> Iterator[np.ndarray]:
+  for i in range(first, len(source) * views.count):
+    record, number = divmod(i, views.count)
+    yield cached_view(source, record, number, views.frames, views.preprocess, views.augment, views.seed)
 
 
-def _write(path: pathlib.Path, rows: Iterator[np.ndarray], shape: tuple[int, int]) -> None:
+def _write(
+    path: pathlib.Path, encoded: Callable[[int], Iterator[np.ndarray]], shape: tuple[int, int], batch_size: int
+) -> None:
   """Writes an .npy file piece by piece: through a memory map, a full disk would kill the process.
 
-  Every host runs through `rows`, whose encoder is one program of all hosts; the first one writes.
+  Every host runs through `encoded(first)`, whose encoder is one program of all hosts; the first one writes. What a
+  stopped or killed run has written, in whole batches, stays.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(f".partial{jax.process_index()}")
+  partial = _partial(path)
+  end, views = _written(partial, batch_size) if jax.process_index() == 0 else (0, 0)
+  pieces = encoded(hosts.from_first(views))
+  if jax.process_index() != 0:
+    collections.deque(pieces, maxlen=0)
+    return
   try:
-    with partial.open("wb") as file:
-      for piece in rows:
+    with partial.open("r+b" if end else "wb") as file:
+      file.truncate(end)
+      file.seek(end)
+      for piece in pieces:
         if file.tell() == 0:
           header = {"descr": "<f2", "fortran_order": False, "shape": (*shape, *piece.shape[1:])}
           np.lib.format.write_array_header_1_0(file, header)
-        if jax.process_index() == 0:
-          file.write(piece.tobytes())
-    if jax.process_index() == 0:
-      partial.replace(path)
-  finally:
+        file.write(piece.tobytes())
+    partial.replace(path)
+  except (OSError, ValueError):
     partial.unlink(missing_ok=True)
+    raise
+
+
+def _written(partial: pathlib.Path, batch_size: int) -> tuple[int, int]:
+  """Up to which byte a file that was broken off is of use, and how many views that are; a multiple of the batch."""
+  try:
+    with partial.open("rb") as file:
+      np.lib.format.read_magic(file)
+      shape, _, kind = np.lib.format.read_array_header_1_0(file)
+      begin, size = file.tell(), int(np.prod(shape[2:])) * kind.itemsize
+      views = (file.seek(0, os.SEEK_END) - begin) // size
+  except (FileNotFoundError, ValueError):
+    return 0, 0
+  views = min(views, shape[0] * shape[1] - 1) // batch_size * batch_size
+  return begin + views * size, views

@@ -16,6 +16,7 @@ import dataclasses
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from vljepa_jax import fatal, watch
 from vljepa_jax.errors import SharedError, UserError, one_line
 
 JOIN_SECONDS = 300  # after which a process that has not found the others gives up
@@ -52,11 +54,14 @@ class Group:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def joined(limits: watch.Limits | None = None) -> Iterator[None]:
   """Joins the other processes of the run if there are any; to be entered before anything else asks JAX for devices.
 
   An error that is not shared by all ends this process at once, with code 2 for a UserError and 1 for others: an
   orderly exit waits for the other processes, and they may be waiting for this one.
+
+  Args:
+    limits: of a watch over the processes, this one among them; None for no watch.
 
   Raises:
     UserError: what the environment says about the processes is half set or wrong.
@@ -64,9 +69,12 @@ def joined() -> Iterator[None]:
   group = find_group(os.environ)
   if group is not None:
     try:
-      _join(group)
+      _join(group, limits)
     except UserError as error:
       _leave(error)  # JAX is set up by half: an orderly exit may crash
+  watching = watch.Watch(limits, watch.leave) if limits else None
+  if watching:
+    watching.start()
   try:
     yield
   except SharedError:
@@ -74,7 +82,12 @@ def joined() -> Iterator[None]:
   except Exception as error:
     if group is None:
       raise
+    if watching:
+      _tell_others(watching, error)
     _leave(error)
+  finally:
+    if watching:
+      watching.stop()
 
 
 def find_group(environ: Mapping[str, str]) -> Group | None:
@@ -137,22 +150,26 @@ def _metadata(server: str, key: str) -> str:
       "for a single host set TPU_WORKER_HOSTNAMES=localhost")
 
 
-def _join(group: Group) -> None:
+def _join(group: Group, limits: watch.Limits | None) -> None:
   # JAX ends the process from C++ when it times out: this says before that what is wrong.
   watchdog = threading.Timer(JOIN_SECONDS, _give_up, [group])
   watchdog.daemon = True
   watchdog.start()
   # JAX's own handler would swallow SIGTERM before and after the training loop; see `interrupt`.
   jax.config.update("jax_enable_preemption_service", False)
+  fatal.filter_stderr(f"error: process 0 ({group.coordinator}) has ended, and with it this one; its output says why")
+  patience = dict(
+      initialization_timeout=JOIN_SECONDS + 60,
+      # Later than the watch, which says what has happened.
+      heartbeat_timeout_seconds=int(3 * limits.host_seconds) + 100 if limits else 100)
   with _explained(group):
     if group.count is None:
-      jax.distributed.initialize(initialization_timeout=JOIN_SECONDS + 60)
+      jax.distributed.initialize(**patience)
     else:
       jax.config.update("jax_cpu_collectives_implementation", "gloo")  # concerns CPUs only
       _silence_gloo()
       jax.distributed.initialize(
-          group.coordinator, group.count, group.index, initialization_timeout=JOIN_SECONDS + 60,
-          cluster_detection_method="deactivate")
+          group.coordinator, group.count, group.index, cluster_detection_method="deactivate", **patience)
   watchdog.cancel()
   if jax.process_index() != 0:
     logging.getLogger("vljepa_jax").setLevel(logging.ERROR)  # warnings about the data are the same everywhere
@@ -188,6 +205,12 @@ def _give_up(group: Group) -> None:
   os._exit(2)
 
 
+def _tell_others(watching: watch.Watch, error: Exception) -> None:
+  if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):  # which comes as a ValueError
+    watching.wait()  # is another process lost? Then the watch says so and does not come back
+  watching.accuse(f"{watching.name(jax.process_index(), socket.gethostname())} has ended: {one_line(error)[:300]}")
+
+
 def _leave(error: Exception) -> None:
   sys.stdout.flush()
   if isinstance(error, UserError):
@@ -215,11 +238,15 @@ def together() -> Iterator[None]:
     if jax.process_count() == 1:
       raise
     message = one_line(error)
-  if jax.process_count() > 1:
-    _raise_first(message)
+  message = first_message(message)
+  if message:
+    raise SharedError(message)
 
 
-def _raise_first(message: str) -> None:
+def first_message(message: str) -> str:
+  """The first message that is not empty, of any process, in all of them; it names the process if it is not of all."""
+  if jax.process_count() == 1:
+    return message
   encoded = np.zeros(MESSAGE_BYTES, np.uint8)
   content = np.frombuffer(message.encode()[:MESSAGE_BYTES], np.uint8)
   encoded[:len(content)] = content
@@ -228,7 +255,8 @@ def _raise_first(message: str) -> None:
   for index, text in enumerate(messages):
     if text:
       # What process 0 says is true of the run; what another one says alone may concern its machine.
-      raise SharedError(text if index == 0 or all(messages) else f"process {index} of {len(messages)}: {text}")
+      return text if index == 0 or all(messages) else f"process {index} of {len(messages)}: {text}"
+  return ""
 
 
 def comes_true(condition: Callable[[], bool]) -> bool:

@@ -1,9 +1,10 @@
-"""Stopping between two steps when asked to; processes agree on which."""
+"""Stopping where nothing is lost by it when asked to; processes agree on when."""
 
 from collections.abc import Iterator
 import contextlib
-import dataclasses
+import shlex
 import signal
+import sys
 import threading
 
 import jax
@@ -17,37 +18,72 @@ from vljepa_jax import sharding
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@dataclasses.dataclass
-class StopRequest:
-  """Whether a signal has asked the run to stop."""
+class Stopped(Exception):
+  """A signal has asked the run to stop at a point where nothing is lost by it."""
 
-  requested: bool = False
+
+class StopRequest:
+  """Whether a signal has asked the run to stop.
+
+  Attributes:
+    requested: it has.
+  """
+
+  def __init__(self):
+    self.requested = False
+    self._at_once = False
+
+  @contextlib.contextmanager
+  def at_once(self, if_so: bool = True) -> Iterator[None]:
+    """What is inside may be broken off: a signal raises Stopped there, and so does one that has come before.
+
+    Args:
+      if_so: False changes nothing.
+    """
+    self._at_once = if_so
+    try:
+      if if_so and self.requested:
+        raise Stopped
+      yield
+    finally:
+      self._at_once = False
+
+  def ask(self) -> None:
+    """A signal has come."""
+    self.requested = True
+    if self._at_once:
+      self._at_once = False
+      raise Stopped
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-  """While inside, Ctrl-C or SIGTERM only sets a flag; a second one acts at once, as usual."""
+  """While inside, Ctrl-C or SIGTERM only asks; a second one ends the process at once, whatever it is doing."""
   request = StopRequest()
   if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
     yield request
     return
   before = {number: signal.getsignal(number) for number in SIGNALS}
 
-  def restore():
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
   def handle(number, frame):
     del number, frame
-    request.requested = True
-    restore()
+    for each in SIGNALS:  # not Python's own: it would wait for a compiler to come back
+      signal.signal(each, signal.SIG_DFL)
+    request.ask()
 
   for number in SIGNALS:
     signal.signal(number, handle)
   try:
     yield request
   finally:
-    restore()
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def how_to_go_on() -> str:
+  """What to type to go on with a run: the command line as it was given."""
+  everywhere = f", on all {jax.process_count()} processes," if jax.process_count() > 1 else ""
+  return f"run the same command again{everywhere} to go on from there: {shlex.join(sys.orig_argv)}"
 
 
 class Vote:
@@ -71,6 +107,13 @@ class Vote:
     """To be asked once after every step; `requested` says whether this process was asked to stop."""
     if self._alone:
       return requested
-    mine = sharding.put_batch({"asked": np.full(jax.local_device_count(), requested, np.int32)}, self._rows)
-    before, self._waiting = self._waiting, self._sum(mine["asked"])
+    before, self._waiting = self._waiting, self._count(requested)
     return before is not None and bool(jax.device_get(before))
+
+  def now(self, requested: bool) -> bool:
+    """The same, but all wait for all; to be asked where the devices have nothing to do anyway."""
+    return requested if self._alone else bool(jax.device_get(self._count(requested)))
+
+  def _count(self, requested: bool) -> jax.Array:
+    mine = sharding.put_batch({"asked": np.full(jax.local_device_count(), requested, np.int32)}, self._rows)
+    return self._sum(mine["asked"])

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import NamedSharding
 import optax
 
-from vljepa_jax import loss, optim, sharding, step
+from vljepa_jax import inspection, loss, optim, sharding, step
 from vljepa_jax.config import Config, model_config
 from vljepa_jax.model.vljepa import VLJepa
 
@@ -103,12 +103,33 @@ def first_state(config: Any, tx: optax.GradientTransformation, frozen: Any, para
   return step.init_state(params, tx, config.seed, frozen, bool(config.optim.ema))
 
 
+def make_loss(config: Config, parts: Parts) -> loss.Loss:
+  """The loss of a run over its global batch."""
+  return loss.make_loss(
+      loss_kind(config, parts.mesh), config.loss.regularizer, config.loss.regularizer_weight,
+      sharding.batch_axes(config.mesh.rules))
+
+
 def make_step(config: Config, parts: Parts) -> Callable[..., tuple[step.TrainState, dict[str, jax.Array]]]:
   """The jitted training step; it takes over the state that it is given."""
   schedule = optim.make_schedule(config.optim, config.train.steps)
-  loss_fn = loss.make_loss(
-      loss_kind(config, parts.mesh), config.loss.regularizer, config.loss.regularizer_weight,
-      sharding.batch_axes(config.mesh.rules))
   train_step = step.make_train_step(
-      parts.model, parts.tx, schedule, parts.frozen, config.optim.ema, loss_fn, config.loss.micro_batches)
+      parts.model, parts.tx, schedule, parts.frozen, config.optim.ema, make_loss(config, parts),
+      config.loss.micro_batches)
   return jax.jit(train_step, out_shardings=(parts.shardings, parts.whole), donate_argnums=0)
+
+
+def make_inspection(config: Config, parts: Parts) -> Callable[..., inspection.Findings]:
+  """What is not finite in the step from a state on a batch."""
+  count = config.loss.micro_batches
+  embed, score_of = step.make_objective(parts.model, parts.frozen, make_loss(config, parts))
+
+  def grads_of(params, batch, dropout):
+    return step.make_grads(count)(embed, score_of(batch, dropout), params, batch, dropout)
+
+  def embeds_of(params, batch, dropout):
+    if count == 1:
+      return embed(params, batch, dropout)
+    return jax.tree.map(step.join_rows, step.micro_embeds(count, embed, params, batch, dropout)[2])
+
+  return inspection.make_inspection(grads_of, embeds_of, score_of, ("prediction", "target"), parts.whole)

@@ -25,10 +25,15 @@ def start(
   # 2. config.init_from, the parameters of another run;
   # 3. the pretrained weights that the config names for its tower, or what follows from them (heads, token table);
   # 4. the seed.
-  latest = checkpoints.agreed_step()
-  if latest is not None:
+  if checkpoints.agreed_step() is not None:
     state, data = checkpoints.restore(parts.state)
-    return state, data, f"going on after step {latest}"
+    return state, data, f"going on after step {int(jax.device_get(state.step))}"
+  state, origin = first_state(config, parts)
+  return state, None, origin
+
+
+def first_state(config: Config, parts: Parts) -> tuple[TrainState, str]:
+  """The train state of a run that begins, and where it is from, in words."""
   if config.init_from:
     path = checkpoint.find_checkpoint(pathlib.Path(config.init_from))
     params = checkpoint.load_params(path, sharding.with_shardings(parts.shapes, parts.shardings.params))
@@ -37,7 +42,7 @@ def start(
     params, _ = pretrained_params(config, parts)
     origin = f"starting from seed {config.seed} and the pretrained weights"
   make_state = lambda params: parts_lib.first_state(config, parts.tx, parts.frozen, params)
-  return jax.jit(make_state, out_shardings=parts.shardings, donate_argnums=0)(params), None, origin
+  return jax.jit(make_state, out_shardings=parts.shardings, donate_argnums=0)(params), origin
 
 
 def pretrained_params(config: Config, parts: Parts) -> tuple[Any, frozenset[tuple[str, ...]]]:

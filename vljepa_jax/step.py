@@ -131,22 +131,12 @@ def make_train_step(
     loss_fn: from `loss.make_loss`.
     micro_batches: parts of the batch that the towers run on one after another.
   """
-  grads_of = whole_batch_grads if micro_batches == 1 else functools.partial(cached_grads, micro_batches)
+  embed, score_of = make_objective(model, frozen, loss_fn)
+  grads_of = make_grads(micro_batches)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-    dropout = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-
-    def embed(params, batch, dropout):
-      params = jax.tree.map(lambda p, skip: jax.lax.stop_gradient(p) if skip else p, params, frozen)
-      return model.apply(
-          {"params": params}, batch, deterministic=False, rngs={"dropout": dropout}, method=VLJepa.embed)
-
-    def score(embeds, params):
-      scales = {name: params[name] for name in SCALES if name in params}
-      pred, target = (x.reshape(-1, x.shape[-1]) for x in embeds)  # every text of every row is one of the batch
-      return loss_fn(pred, target, scales, batch["target_id"].reshape(-1), jax.random.fold_in(dropout, 1))
-
-    grads, metrics = grads_of(embed, score, state.params, batch, dropout)
+    dropout = step_key(state)
+    grads, metrics = grads_of(embed, score_of(batch, dropout), state.params, batch, dropout)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     # Frozen leaves are passed on as they are: adding zero would turn -0.0 into 0.0.
     params = jax.tree.map(lambda p, u, skip: p if skip else p + u, state.params, updates, frozen)
@@ -165,6 +155,38 @@ def make_train_step(
   return train_step
 
 
+def step_key(state: TrainState) -> jax.Array:
+  """The dropout key of the step that comes next."""
+  return jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+
+
+def make_objective(
+    model: VLJepa, frozen: Any, loss_fn: loss.Loss
+) -> tuple[Embed, Callable[[Batch, jax.Array], Score]]:
+  """What is minimised: (params, batch, dropout) -> embeddings, and (batch, dropout) -> their loss."""
+
+  def embed(params, batch, dropout):
+    params = jax.tree.map(lambda p, skip: jax.lax.stop_gradient(p) if skip else p, params, frozen)
+    return model.apply(
+        {"params": params}, batch, deterministic=False, rngs={"dropout": dropout}, method=VLJepa.embed)
+
+  def score_of(batch, dropout):
+
+    def score(embeds, params):
+      scales = {name: params[name] for name in SCALES if name in params}
+      pred, target = (x.reshape(-1, x.shape[-1]) for x in embeds)  # every text of every row is one of the batch
+      return loss_fn(pred, target, scales, batch["target_id"].reshape(-1), jax.random.fold_in(dropout, 1))
+
+    return score
+
+  return embed, score_of
+
+
+def make_grads(micro_batches: int) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+  """(embed, score, params, batch, dropout) -> gradients and metrics, of the batch in so many parts."""
+  return whole_batch_grads if micro_batches == 1 else functools.partial(cached_grads, micro_batches)
+
+
 def whole_batch_grads(embed: Embed, score: Score, params: Any, batch: Batch, dropout: jax.Array) -> tuple[Any, Any]:
   """Gradients of the loss, and its metrics, with the batch in one piece."""
   return jax.grad(lambda params: score(embed(params, batch, dropout), params), has_aux=True)(params)
@@ -178,9 +200,7 @@ def cached_grads(
   All embeddings come first, without gradients; the loss sees them together and gives theirs; then every micro-batch
   runs again and hands its part down to the parameters. Dropout differs from micro-batch to micro-batch.
   """
-  parts = jax.tree.map(lambda x: split_rows(x, count), batch)
-  keys = jax.vmap(lambda i: jax.random.fold_in(dropout, i))(jnp.arange(count))
-  embeds = jax.lax.map(lambda part: embed(params, *part), (parts, keys))
+  parts, keys, embeds = micro_embeds(count, embed, params, batch, dropout)
   (embed_grads, grads), metrics = jax.grad(score, argnums=(0, 1), has_aux=True)(
       jax.tree.map(join_rows, embeds), params)
 
@@ -191,6 +211,15 @@ def cached_grads(
 
   split_grads = jax.tree.map(lambda x: split_rows(x, count), embed_grads)
   return jax.lax.scan(add, grads, (parts, keys, split_grads))[0], metrics
+
+
+def micro_embeds(
+    count: int, embed: Embed, params: Any, batch: Batch, dropout: jax.Array
+) -> tuple[Batch, jax.Array, tuple[jax.Array, jax.Array]]:
+  """The micro-batches, their dropout keys and their embeddings, all with a leading axis of `count`."""
+  parts = jax.tree.map(lambda x: split_rows(x, count), batch)
+  keys = jax.vmap(lambda i: jax.random.fold_in(dropout, i))(jnp.arange(count))
+  return parts, keys, jax.lax.map(lambda part: embed(params, *part), (parts, keys))
 
 
 def split_rows(x: jax.Array, count: int) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -13,16 +14,16 @@ import jax
 import numpy as np
 
 from vljepa_jax import config as config_lib
-from vljepa_jax import evaluation, features, hosts, progress, report, run_log, sharding, start, step
+from vljepa_jax import evaluation, features, hosts, loop, progress, replay, report, run_log, sharding, start, step
 from vljepa_jax.api import Model, make_preprocess, make_text_input
 from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
 from vljepa_jax.config import Config
 from vljepa_jax.data import augment, pipeline
 from vljepa_jax.data.sources import AnySource, open_source
-from vljepa_jax.errors import INPUT_ERRORS, SharedError, UserError, as_user_error
-from vljepa_jax.interrupt import Vote, stop_on_signals
+from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
+from vljepa_jax.interrupt import Stopped, StopRequest, Vote, how_to_go_on, stop_on_signals
 from vljepa_jax.model.vljepa import VLJepa
-from vljepa_jax.parts import Parts, loss_kind, make_parts, make_step
+from vljepa_jax.parts import Parts, loss_kind, make_inspection, make_parts, make_step
 from vljepa_jax.profiling import Profiler
 from vljepa_jax.progress import say
 from vljepa_jax.throughput import Throughput
@@ -40,23 +41,31 @@ def run(config: Config, workdir: pathlib.Path) -> None:
   Raises:
     UserError: something that the caller can put right.
   """
-  with hosts.together(), as_user_error(*INPUT_ERRORS):
-    if config.init_from:
-      config = config_lib.with_tokenizers(config, config_lib.own_tokenizers(pathlib.Path(config.init_from)))
-    parts = make_parts(config)
-    check_features(config, parts)
-    prepare_workdir(config, workdir)
-  with hosts.together():
-    check_shared(config, workdir)
-  if hosts.from_first(is_finished(config, workdir)):
-    say(f"{workdir} is finished after {config.train.steps:,} steps")
-    return finish(workdir, evaluation.read_results(workdir))
-  with hosts.together(), as_user_error(*INPUT_ERRORS):
-    sources = {s.dataset: open_source(s.dataset, "train") for s in config.data.sources}
-    held_out = evaluation.open_held_out(config)
-  progress.print_plan(
-      config, workdir, parts.mesh, parts.shapes, parts.labels, loss_kind(config, parts.mesh),
-      {s.name: sources[s.dataset] for s in config.data.sources}, held_out)
+  with stop_on_signals() as stop:
+    try:
+      _run(config, workdir, stop)
+    except Stopped:
+      say(f"stopped; {how_to_go_on()}")
+
+
+def _run(config: Config, workdir: pathlib.Path, stop: StopRequest) -> None:
+  alone = jax.process_count() == 1
+  with stop.at_once(alone):
+    with hosts.together(), as_user_error(*INPUT_ERRORS):
+      config = with_own_tokenizers(config)
+      parts = make_parts(config)
+      check_features(config, parts)
+      prepare_workdir(config, workdir)
+    with hosts.together():
+      check_shared(config, workdir)
+    if hosts.from_first(is_finished(config, workdir)):
+      say(f"{workdir} is finished after {config.train.steps:,} steps")
+      return finish(workdir, evaluation.read_results(workdir))
+    with hosts.together(), as_user_error(*INPUT_ERRORS):
+      sources, held_out = open_data(config)
+    progress.print_plan(
+        config, workdir, parts.mesh, parts.shapes, parts.labels, loss_kind(config, parts.mesh),
+        {s.name: sources[s.dataset] for s in config.data.sources}, held_out)
 
   with (
       jax.set_mesh(parts.mesh),
@@ -64,102 +73,91 @@ def run(config: Config, workdir: pathlib.Path) -> None:
       as_user_error(OSError),
       Checkpoints(workdir / FOLDER, config.train.keep_checkpoints) as checkpoints,
   ):
-    state, position, origin = start.start(config, parts, checkpoints)
-    say(f"  {origin}")
-    first = int(jax.device_get(state.step))
-    with as_user_error(*INPUT_ERRORS):
-      iterator = make_iterator(config, parts, state.params, sources, held_out, workdir)
-    if position is not None:
-      iterator.set_state(position)
-    log = run_log.RunLog(workdir, first)
-    clock = progress.Clock(log.records[-1]["seconds"] if log.records else 0.0, first)
+    vote = Vote(parts.mesh)
+    with stop.at_once(alone):
+      state, position, origin = start.start(config, parts, checkpoints)
+      say(f"  {origin}")
+      with as_user_error(*INPUT_ERRORS):
+        report_views = features_line(stop, vote)
+        iterator = make_iterator(config, parts, state.params, sources, held_out, workdir, report_views)
+      if position is not None:
+        iterator.set_state(position)
+      log, clock = open_log(workdir, state)
     evaluator = Evaluator(config, parts, held_out)
-    if first == 0:
-      log.write(0, evaluator.before_training(state) | {"seconds": 0.0})
-
-    state = train(config, parts, state, iterator, checkpoints, evaluator, log, clock)
+    state = train(config, parts, state, iterator, checkpoints, evaluator, log, clock, stop, vote)
     iterator.close()
     checkpoints.wait()
     if clock.steps < config.train.steps:
-      say(f"stopped after step {clock.steps}; run the same command again to go on from there")
+      say(f"stopped after step {clock.steps}; {how_to_go_on()}")
     else:
-      conclude(config, parts, workdir, state, evaluator, log, clock)
+      with stop.at_once(alone):
+        conclude(config, parts, workdir, state, evaluator, log, clock)
     log.close()
+
+
+def with_own_tokenizers(config: Config) -> Config:
+  """The recipe with the tokenizers that the model it starts from carries with it."""
+  if not config.init_from:
+    return config
+  return config_lib.with_tokenizers(config, config_lib.own_tokenizers(pathlib.Path(config.init_from)))
+
+
+def open_data(config: Config) -> tuple[dict[str, AnySource], evaluation.HeldOut]:
+  """Training sources by data set, and what is held out."""
+  return {s.dataset: open_source(s.dataset, "train") for s in config.data.sources}, evaluation.open_held_out(config)
+
+
+def open_log(workdir: pathlib.Path, state: step.TrainState) -> tuple[run_log.RunLog, progress.Clock]:
+  """The log of a run that goes on from a state, and its clock."""
+  first = int(jax.device_get(state.step))
+  log = run_log.RunLog(workdir, first)
+  return log, progress.Clock(log.records[-1]["seconds"] if log.records else 0.0, first)
 
 
 def train(
     config: Config, parts: Parts, state: step.TrainState, iterator: grain.experimental.ElasticIterator,
-    checkpoints: Checkpoints, evaluator: "Evaluator", log: run_log.RunLog, clock: progress.Clock,
+    checkpoints: Checkpoints, evaluator: "Evaluator", log: run_log.RunLog, clock: progress.Clock, stop: StopRequest,
+    vote: Vote,
 ) -> step.TrainState:
   """The loop; returns early, with a checkpoint, when a signal asks one of the processes to."""
-  steps, every = config.train.steps, config.train
-  step_fn = make_step(config, parts)
-  main_stream = max(config.data.sources, key=lambda source: source.weight).name
-  writer = LateWriter(config, log, clock, Throughput(config, parts))
-  vote = Vote(parts.mesh)
-  clock.resume()
-  with (
-      stop_on_signals() as stop,
-      Profiler(config.profile, log.workdir) as profiler,
-      jax.transfer_guard("disallow"),  # only explicit copies between host and device
-  ):
-    for done in range(clock.steps + 1, steps + 1):
-      batch = next(iterator)
-      batch.pop("record_id")
-      stream = config.data.sources[batch.pop("stream")[0]].name
-      with profiler.step(done):
-        state, metrics = step_fn(state, sharding.put_batch(batch, parts.rows))
-      writer.write_waiting()  # numbers of an earlier step, now that this one is under way
-      writer.throughput.count(batch)
-      profiler.after(done, metrics)
-      if done % every.log_every == 0 or stream != main_stream:  # batches of the others are few
-        writer.wait_with(done, stream, metrics)
-      if done % every.eval_every == 0 and done < steps:
-        jax.block_until_ready(metrics)
-        writer.write_waiting()
-        clock.tick(done)
-        log.write(done, evaluator.while_training(done, state) | {"seconds": clock.seconds})
-        clock.resume()
-      ending = vote.is_to_stop(stop.requested) or done == steps
-      if ending or done % every.checkpoint_every == 0:
-        # The iterator has just given the batch of this step: its position belongs to this state.
-        checkpoints.save(done, state, iterator.get_state())
-      if ending:
-        break
-  jax.block_until_ready(state)
-  writer.write_waiting()
-  clock.tick(done)
-  return state
+  job = loop.Job(
+      recipe=config,
+      parts=parts,
+      step=make_step(config, parts),
+      streams=tuple(source.name for source in config.data.sources),
+      checkpoints=checkpoints,
+      log=log,
+      clock=clock,
+      stop=stop,
+      vote=vote,
+      writer=Writer(config, log, clock, Throughput(config, parts)),
+      evaluator=evaluator,
+      profiler=Profiler(config.profile, log.workdir),
+  )
+  return loop.train(job, state, iterator)
 
 
-class LateWriter:
-  """Writes the numbers of a step after the next one is dispatched, so that the device never waits for the host."""
+class Writer:
+  """A line for the log and one for the terminal; see `loop.Writer`."""
 
   def __init__(self, config: Config, log: run_log.RunLog, clock: progress.Clock, throughput: Throughput):
-    self.throughput = throughput
     self._config = config
     self._log = log
     self._clock = clock
-    self._waiting = None
+    self._throughput = throughput
+    self._main_stream = max(config.data.sources, key=lambda source: source.weight).name
+    self.count, self.take = throughput.count, throughput.take
 
-  def wait_with(self, done: int, stream: str, metrics: dict[str, jax.Array]) -> None:
-    self._waiting = done, stream, metrics, self.throughput.take()
+  def is_due(self, step: int, stream: str) -> bool:
+    return step % self._config.train.log_every == 0 or stream != self._main_stream  # batches of the others are few
 
-  def write_waiting(self) -> None:
-    if self._waiting is None:
-      return
-    (done, stream, metrics, step_flops), self._waiting = self._waiting, None
-    numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if not np.isfinite(numbers["loss"]):
-      raise SharedError(  # it is the loss of the global batch, the same everywhere
-          f"the loss is {numbers['loss']} at step {done}; lower config.optim.learning_rate, and see metrics.jsonl")
-    self._clock.tick(done)
+  def write(self, step: int, stream: str, numbers: dict[str, float], taken: float) -> None:
     steps_per_second = self._clock.lap()
     numbers["samples_per_second"] = steps_per_second * self._config.train.batch_size
-    numbers |= self.throughput.numbers(step_flops, steps_per_second)
+    numbers |= self._throughput.numbers(taken, steps_per_second)
     numbers["seconds"] = self._clock.seconds
-    self._log.write(done, numbers | {f"{name}/{stream}": numbers[name] for name in run_log.BY_STREAM})
-    progress.print_step(done, self._config.train.steps, stream, numbers, steps_per_second)
+    self._log.write(step, numbers | {f"{name}/{stream}": numbers[name] for name in run_log.BY_STREAM})
+    progress.print_step(step, self._config.train.steps, stream, numbers, steps_per_second)
 
 
 class Evaluator:
@@ -171,20 +169,17 @@ class Evaluator:
     self._frozen = all(jax.tree.leaves(parts.frozen["x_encoder"]))
     self._visual = None
 
-  def before_training(self, state: step.TrainState) -> dict[str, float]:
-    """Numbers for the log: where the held-out results start from."""
+  def is_due(self, done: int) -> bool:
+    """Before training and now and then; at the end comes `at_end`."""
+    return done % self._config.train.eval_every == 0 and done < self._config.train.steps
+
+  def measure(self, done: int, state: step.TrainState) -> dict[str, float]:
+    """Numbers for the log, of what is quick to measure; before training those of the text encoder, too."""
     model, visual = self._model(state)
     results = evaluation.evaluate_matching(model, self._held_out, visual)
-    progress.print_evaluation(0, results)
-    results["paraphrase"], _ = evaluation.score_paraphrase(model.encode_text, self._held_out.triplets)
-    return run_log.flat_numbers(results, "eval")
-
-  def while_training(self, done: int, state: step.TrainState) -> dict[str, float]:
-    """Numbers for the log, of what is quick to measure."""
-    with jax.transfer_guard("allow"):
-      model, visual = self._model(state)
-      results = evaluation.evaluate_matching(model, self._held_out, visual)
     progress.print_evaluation(done, results)
+    if done == 0:
+      results["paraphrase"], _ = evaluation.score_paraphrase(model.encode_text, self._held_out.triplets)
     return run_log.flat_numbers(results, "eval")
 
   def at_end(self, state: step.TrainState, before: float | None) -> tuple[dict[str, Any], evaluation.Details]:
@@ -243,14 +238,15 @@ def is_finished(config: Any, workdir: pathlib.Path) -> bool:
 
 def make_iterator(
     config: Config, parts: Parts, params: Any, sources: Mapping[str, AnySource], held_out: evaluation.HeldOut,
-    workdir: pathlib.Path,
+    workdir: pathlib.Path, report_views: Callable[[int, int], None],
 ) -> grain.experimental.ElasticIterator:
   """The training input at its beginning."""
   data = config.data
   changes = augment.Augment(**dataclasses.asdict(data.augment))
   query = make_text_input(config.tokenizers.query, parts.model.config.predictor.vocab_size)
   target = make_text_input(config.tokenizers.target, parts.model.config.y_encoder.vocab_size)
-  tokens = make_features(config, parts, params, sources, workdir, changes) if data.feature_views else {}
+  make = functools.partial(make_features, config, parts, params, sources, workdir, changes, report_views)
+  tokens = make() if data.feature_views else {}
   share, shares = sharding.process_share(parts.rows)
   return pipeline.make_train_iterator(
       [pipeline.Stream(s.name, sources[s.dataset], s.view, s.weight, tokens.get(s.dataset), data.feature_tokens)
@@ -272,7 +268,7 @@ def make_iterator(
 
 def make_features(
     config: Config, parts: Parts, params: Any, sources: Mapping[str, AnySource], workdir: pathlib.Path,
-    changes: augment.Augment,
+    changes: augment.Augment, report_views: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:
   """Cached tokens of every training source, (records, views, N, D) float16, by data set."""
   encode = jax.jit(
@@ -284,7 +280,32 @@ def make_features(
       workdir / features.FOLDER, sources, views, params["x_encoder"],
       (parts.model.config.x_encoder, parts.model.config.pooling),
       lambda video: encode(params, sharding.put_same(video, parts.rows)),
-      FEATURE_BATCH * parts.mesh.size, progress.FeatureLine())
+      FEATURE_BATCH * parts.mesh.size, report_views)
+
+
+def set_stage(config: Config, workdir: pathlib.Path) -> replay.Stage:
+  """The run, set up to replay a step of it; caches features only if they are not there."""
+  config = with_own_tokenizers(config)
+  parts = make_parts(config)
+  sources, held_out = open_data(config)
+  return replay.Stage(
+      parts, make_step(config, parts), make_inspection(config, parts),
+      first_state=lambda: start.first_state(config, parts)[0],
+      make_iterator=lambda params: make_iterator(
+          config, parts, params, sources, held_out, workdir, progress.FeatureLine()),
+      streams=tuple(source.name for source in config.data.sources))
+
+
+def features_line(stop: StopRequest, vote: Vote) -> Callable[[int, int], None]:
+  """Tells how the feature cache comes along; raises Stopped in all processes when a signal has asked one of them."""
+  line = progress.FeatureLine()
+
+  def report_views(done: int, total: int) -> None:
+    line(done, total)
+    if vote.now(stop.requested):
+      raise Stopped
+
+  return report_views
 
 
 def conclude(

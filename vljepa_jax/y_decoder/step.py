@@ -1,16 +1,17 @@
 """The training step of a Y-decoder: next-token cross-entropy of a text behind its disturbed embedding."""
 
 from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from vljepa_jax import optim, parts as parts_lib, sharding
+from vljepa_jax import inspection, optim, parts as parts_lib, sharding
 from vljepa_jax.data.vocabulary import BOS, PAD
 from vljepa_jax.model.decoder import Decoder
 from vljepa_jax.parts import Parts
-from vljepa_jax.step import TrainState, average
+from vljepa_jax.step import TrainState, average, step_key
 from vljepa_jax.y_decoder.recipe import Recipe, decoder_config
 
 Batch = dict[str, jax.Array]
@@ -38,13 +39,7 @@ def make_step(recipe: Recipe, parts: Parts) -> Callable[[TrainState, Batch], tup
   schedule = optim.make_schedule(recipe.optim, recipe.train.steps)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    dropout = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-
-    def loss(params):
-      logits = next_token_logits(parts.model, params, batch["embed"], batch["tokens"], dropout)
-      return cross_entropy(logits, batch["tokens"])
-
-    grads, metrics = jax.grad(loss, has_aux=True)(state.params)
+    grads, metrics = grads_of(parts.model, state.params, batch, step_key(state))
     updates, opt_state = parts.tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = average(state.ema, params, state.step, recipe.optim.ema) if recipe.optim.ema else None
@@ -52,6 +47,25 @@ def make_step(recipe: Recipe, parts: Parts) -> Callable[[TrainState, Batch], tup
     return TrainState(state.step + 1, params, opt_state, state.rng, ema), metrics
 
   return jax.jit(train_step, out_shardings=(parts.shardings, parts.whole), donate_argnums=0)
+
+
+def grads_of(decoder: Decoder, params: dict, batch: Batch, dropout: jax.Array) -> tuple[dict, Metrics]:
+  """Gradients of the loss, and its metrics."""
+
+  def loss(params):
+    logits = next_token_logits(decoder, params, batch["embed"], batch["tokens"], dropout)
+    return cross_entropy(logits, batch["tokens"])
+
+  return jax.grad(loss, has_aux=True)(params)
+
+
+def make_inspection(parts: Parts) -> Callable[..., inspection.Findings]:
+  """What is not finite in the step from a state on a batch."""
+  logits = lambda params, batch, dropout: (
+      next_token_logits(parts.model, params, batch["embed"], batch["tokens"], dropout),)
+  score_of = lambda batch, dropout: lambda embeds, params: cross_entropy(embeds[0], batch["tokens"])
+  return inspection.make_inspection(
+      functools.partial(grads_of, parts.model), logits, score_of, ("logits",), parts.whole)
 
 
 def next_token_logits(

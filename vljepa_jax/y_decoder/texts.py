@@ -136,7 +136,8 @@ def make_iterator(
 ) -> grain.experimental.ElasticIterator:
   """An endless iterator over the batches of one host; what a step trains on depends on the seed and the step alone.
 
-  A batch has embed (b, E) float32, disturbed, and tokens (b, L) int32, b = batch size / shard_count.
+  A batch has embed (b, E) float32, disturbed, tokens (b, L) int32, record_id (b,) int32, the index of the text in its
+  stream, and stream (b,) int32, b = batch size / shard_count.
 
   Args:
     streams: they are mixed by their weights.
@@ -149,7 +150,7 @@ def make_iterator(
   parts = []
   for number, stream in enumerate(streams):
     order = np.random.SeedSequence((recipe.seed, number)).generate_state(1)[0]
-    examples = _Examples(embeds[number], tokens[number], stream, recipe.texts.noise)
+    examples = _Examples(number, embeds[number], tokens[number], stream, recipe.texts.noise)
     rows = np.arange(len(stream.texts))
     parts.append(grain.MapDataset.source(rows).seed(int(order)).shuffle().repeat(None).random_map(examples))
   return grain.experimental.ElasticIterator(
@@ -163,7 +164,9 @@ def make_iterator(
 class _Examples(grain.transforms.RandomMap):
   """Row -> one training example of a stream."""
 
-  def __init__(self, embed: np.ndarray, tokens: np.ndarray, stream: Stream, noise: tuple[float, float]):
+  def __init__(
+      self, number: int, embed: np.ndarray, tokens: np.ndarray, stream: Stream, noise: tuple[float, float]):
+    self._number = np.int32(number)
     self._embed, self._tokens, self._noise = embed, tokens, noise
     self._angles = np.arccos(np.clip(stream.cosines, -1.0, 1.0))
     self._errors = stream.pred - stream.target
@@ -171,7 +174,9 @@ class _Examples(grain.transforms.RandomMap):
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     angle = rng.choice(self._angles) * rng.uniform(*self._noise)
     direction = rng.standard_normal(len(self._errors), np.float32) @ self._errors
-    return {"embed": turn(self._embed[element], angle, direction), "tokens": self._tokens[element]}
+    return {
+        "embed": turn(self._embed[element], angle, direction), "tokens": self._tokens[element],
+        "record_id": np.int32(element), "stream": self._number}
 
 
 def turn(embed: np.ndarray, angle: float, direction: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A training run of a Y-decoder: read the model, start or resume, loop, save, measure."""
 
+from collections.abc import Mapping
 import dataclasses
 import itertools
 import os
@@ -11,14 +12,16 @@ import grain
 import jax
 import numpy as np
 
-from vljepa_jax import api, evaluation, features, hosts, parts as parts_lib, progress, run_log, sharding
+from vljepa_jax import api, evaluation, features, hosts, loop, parts as parts_lib, progress, replay, run_log
+from vljepa_jax import sharding
 from vljepa_jax import train as model_train
 from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
 from vljepa_jax.data.sources import open_source
 from vljepa_jax.data.vocabulary import Vocabulary
-from vljepa_jax.errors import INPUT_ERRORS, SharedError, UserError, as_user_error
-from vljepa_jax.interrupt import Vote, stop_on_signals
+from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
+from vljepa_jax.interrupt import Stopped, StopRequest, Vote, how_to_go_on, stop_on_signals
 from vljepa_jax.parts import Parts
+from vljepa_jax.profiling import Profiler
 from vljepa_jax.progress import say
 from vljepa_jax.step import TrainState, averaged_params
 from vljepa_jax.tasks import captioning
@@ -71,43 +74,57 @@ def run(recipe: Recipe, workdir: pathlib.Path) -> None:
   Raises:
     UserError: something that the caller can put right.
   """
-  with hosts.together():
-    model_train.prepare_workdir(recipe, workdir, recipe_lib.read)
-  with hosts.together():
-    model_train.check_shared(recipe, workdir)
-  if hosts.from_first(model_train.is_finished(recipe, workdir)):
-    say(f"{workdir} is finished after {recipe.train.steps:,} steps")
-    return finish(workdir, evaluation.read_results(workdir))
-  with hosts.together(), as_user_error(*INPUT_ERRORS):
-    captioning.require()
-    model = load_finished(pathlib.Path(recipe.model_workdir))
-    lesson = make_lesson(recipe, model)
-    parts = step_lib.make_parts(recipe, model.config.model.embed_width, len(lesson.vocabulary))
-    bind(workdir, text_decoder.Bond(
-        os.path.abspath(recipe.model_workdir), features.hash_params(model.params["y_encoder"]),
-        lesson.vocabulary.tokens))
-  print_plan(recipe, workdir, parts, lesson)
+  with stop_on_signals() as stop:
+    try:
+      _run(recipe, workdir, stop)
+    except Stopped:
+      say(f"stopped; {how_to_go_on()}")
+
+
+def _run(recipe: Recipe, workdir: pathlib.Path, stop: StopRequest) -> None:
+  alone = jax.process_count() == 1
+  with stop.at_once(alone):
+    with hosts.together():
+      model_train.prepare_workdir(recipe, workdir, recipe_lib.read)
+    with hosts.together():
+      model_train.check_shared(recipe, workdir)
+    if hosts.from_first(model_train.is_finished(recipe, workdir)):
+      say(f"{workdir} is finished after {recipe.train.steps:,} steps")
+      return finish(workdir, evaluation.read_results(workdir))
+    with hosts.together(), as_user_error(*INPUT_ERRORS):
+      captioning.require()
+      lesson = make_lesson(recipe, load_finished(pathlib.Path(recipe.model_workdir)))
+      parts = make_parts(recipe, lesson)
+      bind(workdir, text_decoder.Bond(
+          os.path.abspath(recipe.model_workdir), features.hash_params(lesson.model.params["y_encoder"]),
+          lesson.vocabulary.tokens))
+    print_plan(recipe, workdir, parts, lesson)
   with (
       jax.set_mesh(parts.mesh),
       nn.logical_axis_rules(recipe.mesh.rules),
       as_user_error(OSError),
       Checkpoints(workdir / FOLDER, recipe.train.keep_checkpoints) as checkpoints,
   ):
-    state, position = start(recipe, parts, checkpoints)
-    first = int(jax.device_get(state.step))
-    iterator = make_iterator(recipe, parts, lesson)
-    if position is not None:
-      iterator.set_state(position)
-    log = run_log.RunLog(workdir, first)
-    clock = progress.Clock(log.records[-1]["seconds"] if log.records else 0.0, first)
-    state = train(recipe, parts, state, iterator, checkpoints, lesson, log, clock)
+    with stop.at_once(alone):
+      state, position = start(recipe, parts, checkpoints)
+      iterator = make_iterator(recipe, parts, lesson)
+      if position is not None:
+        iterator.set_state(position)
+      log, clock = model_train.open_log(workdir, state)
+    state = train(recipe, parts, state, iterator, checkpoints, lesson, log, clock, stop)
     iterator.close()
     checkpoints.wait()
     log.close()
   if clock.steps < recipe.train.steps:
-    say(f"stopped after step {clock.steps}; run the same command again to go on from there")
+    say(f"stopped after step {clock.steps}; {how_to_go_on()}")
   else:
-    conclude(recipe, parts, workdir, state, lesson, clock)
+    with stop.at_once(alone):
+      conclude(recipe, parts, workdir, state, lesson, clock)
+
+
+def make_parts(recipe: Recipe, lesson: Lesson) -> Parts:
+  """The parts of a decoder of this lesson."""
+  return step_lib.make_parts(recipe, lesson.model.config.model.embed_width, len(lesson.vocabulary))
 
 
 def load_finished(workdir: pathlib.Path) -> api.Model:
@@ -153,13 +170,30 @@ def bind(workdir: pathlib.Path, bond: text_decoder.Bond) -> None:
 
 def start(recipe: Recipe, parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:
   """The train state and the position of the input: of the newest checkpoint, or those of the seed and None."""
-  latest = checkpoints.agreed_step()
-  if latest is not None:
-    say(f"  going on after step {latest}")
-    return checkpoints.restore(parts.state)
+  if checkpoints.agreed_step() is not None:
+    state, position = checkpoints.restore(parts.state)
+    say(f"  going on after step {int(jax.device_get(state.step))}")
+    return state, position
   say(f"  starting from seed {recipe.seed}")
+  return first_state(recipe, parts), None
+
+
+def first_state(recipe: Recipe, parts: Parts) -> TrainState:
+  """The train state of the seed."""
   make_state = lambda key: parts_lib.first_state(recipe, parts.tx, parts.frozen, sharding.unbox(parts.init(key)))
-  return jax.jit(make_state, out_shardings=parts.shardings)(jax.random.key(recipe.seed)), None
+  return jax.jit(make_state, out_shardings=parts.shardings)(jax.random.key(recipe.seed))
+
+
+def set_stage(recipe: Recipe, workdir: pathlib.Path) -> replay.Stage:
+  """The run, set up to replay a step of it."""
+  del workdir
+  lesson = make_lesson(recipe, load_finished(pathlib.Path(recipe.model_workdir)))
+  parts = make_parts(recipe, lesson)
+  return replay.Stage(
+      parts, step_lib.make_step(recipe, parts), step_lib.make_inspection(parts),
+      first_state=lambda: first_state(recipe, parts),
+      make_iterator=lambda params: make_iterator(recipe, parts, lesson),
+      streams=tuple(stream.name for stream in lesson.streams))
 
 
 def make_iterator(recipe: Recipe, parts: Parts, lesson: Lesson) -> grain.experimental.ElasticIterator:
@@ -170,69 +204,75 @@ def make_iterator(recipe: Recipe, parts: Parts, lesson: Lesson) -> grain.experim
 
 def train(
     recipe: Recipe, parts: Parts, state: TrainState, iterator: grain.experimental.ElasticIterator,
-    checkpoints: Checkpoints, lesson: Lesson, log: run_log.RunLog, clock: progress.Clock,
+    checkpoints: Checkpoints, lesson: Lesson, log: run_log.RunLog, clock: progress.Clock, stop: StopRequest,
 ) -> TrainState:
   """The loop; returns early, with a checkpoint, when a signal asks one of the processes to."""
-  steps, every = recipe.train.steps, recipe.train
-  step_fn = step_lib.make_step(recipe, parts)
-  vote = Vote(parts.mesh)
-  before = None
-  clock.resume()
-  with stop_on_signals() as stop, jax.transfer_guard("disallow"):
-    for done in range(clock.steps + 1, steps + 1):
-      state, metrics = step_fn(state, sharding.put_batch(next(iterator), parts.rows))
-      jax.block_until_ready(before)  # one step ahead of the device and no more: a signal then acts at once
-      before = metrics
-      ending = vote.is_to_stop(stop.requested) or done == steps
-      if done % every.log_every == 0 or ending:
-        write_step(recipe, done, metrics, log, clock)
-      if done % every.eval_every == 0 and done < steps:
-        log.write(done, while_training(recipe, parts, state, lesson))
-        clock.resume()
-      if ending or done % every.checkpoint_every == 0:
-        # The iterator has just given the batch of this step: its position belongs to this state.
-        checkpoints.save(done, state, iterator.get_state())
-      if ending:
-        break
-  jax.block_until_ready(state)
-  clock.tick(done)
-  return state
+  job = loop.Job(
+      recipe=recipe,
+      parts=parts,
+      step=step_lib.make_step(recipe, parts),
+      streams=tuple(stream.name for stream in lesson.streams),
+      checkpoints=checkpoints,
+      log=log,
+      clock=clock,
+      stop=stop,
+      vote=Vote(parts.mesh),
+      writer=Writer(recipe, log, clock),
+      evaluator=Evaluator(recipe, parts, lesson),
+      profiler=Profiler((), log.workdir),
+  )
+  return loop.train(job, state, iterator)
 
 
-def write_step(
-    recipe: Recipe, done: int, metrics: dict[str, jax.Array], log: run_log.RunLog, clock: progress.Clock
-) -> None:
-  """Logs and prints the numbers of a step; SharedError if the loss is not finite."""
-  numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-  if not np.isfinite(numbers["loss"]):
-    raise SharedError(
-        f"the loss is {numbers['loss']} at step {done}; lower config.optim.learning_rate, and see metrics.jsonl")
-  clock.tick(done)
-  steps_per_second = clock.lap()
-  numbers["samples_per_second"] = steps_per_second * recipe.train.batch_size
-  numbers["seconds"] = clock.seconds
-  log.write(done, numbers)
-  steps = recipe.train.steps
-  left = (steps - done) / max(steps_per_second, 1e-9)
-  say(f"step {done:>{len(str(steps))}}/{steps}  loss {numbers['loss']:.4f}  next token "
-      f"{100 * numbers['token_accuracy']:5.1f}%  {numbers['samples_per_second']:,.0f} texts/s  "
-      f"{progress.duration(left)} left")
+class Writer:
+  """A line for the log and one for the terminal; see `loop.Writer`."""
+
+  def __init__(self, recipe: Recipe, log: run_log.RunLog, clock: progress.Clock):
+    self._recipe, self._log, self._clock = recipe, log, clock
+
+  def count(self, batch: Mapping[str, np.ndarray]) -> None:
+    pass
+
+  def take(self) -> None:
+    return None
+
+  def is_due(self, step: int, stream: str) -> bool:
+    return step % self._recipe.train.log_every == 0 or step == self._recipe.train.steps
+
+  def write(self, step: int, stream: str, numbers: dict[str, float], taken: None) -> None:
+    steps, steps_per_second = self._recipe.train.steps, self._clock.lap()
+    numbers["samples_per_second"] = steps_per_second * self._recipe.train.batch_size
+    numbers["seconds"] = self._clock.seconds
+    self._log.write(step, numbers)
+    left = (steps - step) / max(steps_per_second, 1e-9)
+    say(f"step {step:>{len(str(steps))}}/{steps}  loss {numbers['loss']:.4f}  next token "
+        f"{100 * numbers['token_accuracy']:5.1f}%  {numbers['samples_per_second']:,.0f} texts/s  "
+        f"{progress.duration(left)} left")
+
+
+class Evaluator:
+  """Held-out texts now and then; see `loop.Evaluator`."""
+
+  def __init__(self, recipe: Recipe, parts: Parts, lesson: Lesson):
+    self._recipe, self._parts, self._lesson = recipe, parts, lesson
+
+  def is_due(self, step: int) -> bool:
+    return step % self._recipe.train.eval_every == 0 and 0 < step < self._recipe.train.steps
+
+  def measure(self, step: int, state: TrainState) -> dict[str, float]:
+    """What is quick to measure: greedy texts from true embeddings."""
+    del step
+    decoder = decoder_of(self._recipe, self._parts, state, self._lesson)
+    truth = decoder.tokens(self._lesson.captions)
+    share = held_out_lib.exact_match(decoder.search(self._lesson.target), truth)
+    say(f"  held out: {100 * share:.1f}% of the captions told exactly from their embeddings")
+    return {"eval/decoder/from_target/exact_match": share}
 
 
 def decoder_of(recipe: Recipe, parts: Parts, state: TrainState, lesson: Lesson) -> text_decoder.TextDecoder:
   """The decoder of a state, on one device."""
   params = jax.tree.map(sharding.to_host, averaged_params(state.params, state.ema))
   return lesson.decoder(recipe, parts.model, params)
-
-
-def while_training(recipe: Recipe, parts: Parts, state: TrainState, lesson: Lesson) -> dict[str, float]:
-  """Numbers for the log, of what is quick to measure: greedy texts from true embeddings."""
-  with jax.transfer_guard("allow"):
-    decoder = decoder_of(recipe, parts, state, lesson)
-    truth = decoder.tokens(lesson.captions)
-    share = held_out_lib.exact_match(decoder.search(lesson.target), truth)
-  say(f"  held out: {100 * share:.1f}% of the captions told exactly from their embeddings")
-  return {"eval/decoder/from_target/exact_match": share}
 
 
 def conclude(

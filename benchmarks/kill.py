@@ -1,0 +1,136 @@
+"""A run that is killed again and again against one that never was: python benchmarks/kill.py [--kills=5] [--seed=0].
+
+Runs a recipe to its end as a process of its own, and again with a SIGKILL at random moments, uniform over the time of
+the first run, followed by the same command. Compares batches, losses and the last checkpoint (parameters, optimizer,
+input) bit by bit. Then goes on from the middle of the first run on 2 and on 4 local processes, and compares batches step
+by step and losses to 1e-5. Minutes on two cores.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from absl import flags
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from vljepa_jax import checkpoint, cli, config, run_log
+
+_RECIPE = flags.DEFINE_string("recipe", "configs/base.py:debug", "Recipe to run.")
+_STEPS = flags.DEFINE_integer("steps", 24, "Steps of it.", lower_bound=4)
+_EVERY = flags.DEFINE_integer("checkpoint_every", 4, "Steps between checkpoints.", lower_bound=1)
+_KILLS = flags.DEFINE_integer("kills", 5, "How often a run is killed.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+_FOLDER = flags.DEFINE_string("folder", None, "Where the runs go; a temporary folder by default.")
+TIMES = ("seconds", "samples_per_second", "model_tflops_per_second", "mfu")
+TOLERANCE = 1e-5  # of losses on another number of processes, which add up in another order
+
+
+def arguments(workdir: pathlib.Path) -> list[str]:
+  steps = dict(steps=_STEPS.value, log_every=1, eval_every=10, checkpoint_every=_EVERY.value, keep_checkpoints=999)
+  return [f"--config={_RECIPE.value}", f"--workdir={workdir}",
+          *(f"--config.train.{key}={value}" for key, value in steps.items())]
+
+
+def start(command: list[str], workdir: pathlib.Path) -> subprocess.Popen:
+  with open(workdir.with_suffix(".log"), "ab") as log:
+    return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+
+
+def finish(command: list[str], workdir: pathlib.Path) -> float:
+  """Seconds that a run to its end took."""
+  began = time.monotonic()
+  process = start(command, workdir)
+  if process.wait():
+    print(workdir.with_suffix(".log").read_text()[-2000:], file=sys.stderr)
+    raise SystemExit(f"{' '.join(command)} has ended with code {process.returncode}")
+  return time.monotonic() - began
+
+
+def kill_often(folder: pathlib.Path, seconds: float) -> list[tuple[pathlib.Path, list[str]]]:
+  """Workdirs of runs that were killed and then finished, and where each kill hit."""
+  rng, runs, left = np.random.default_rng(_SEED.value), [], _KILLS.value
+  while left:
+    workdir, hits = folder / f"killed{len(runs)}", []
+    runs.append((workdir, hits))
+    command = [sys.executable, "-m", "vljepa_jax.main", *arguments(workdir)]
+    while left:
+      process, moment = start(command, workdir), rng.uniform(0, seconds)
+      try:
+        process.wait(moment)
+        break  # it was done before: the next kill hits another run
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+      left -= 1
+      lines = run_log.read_metrics(workdir)
+      logged, done = lines[-1]["step"] if lines else "none", checkpoint.latest_step(workdir / checkpoint.FOLDER)
+      hits.append(f"{moment:5.1f} s: last step logged {logged}, saved {done or 'none'}")
+      print(f"  killed after {hits[-1]}", flush=True)
+    finish(command, workdir)
+  return runs
+
+
+def numbers(workdir: pathlib.Path) -> dict[int, dict[str, float]]:
+  """What was logged of every step, times left out."""
+  return {record["step"]: {key: value for key, value in record.items() if key not in TIMES}
+          for record in run_log.read_metrics(workdir)}
+
+
+def saved(workdir: pathlib.Path) -> list[np.ndarray]:
+  tree = ocp.load_checkpointables(workdir / checkpoint.FOLDER / str(_STEPS.value))
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def compare(mine: pathlib.Path, whole: pathlib.Path) -> list[str]:
+  """Cells of a row of the table: steps, batches, losses, the last checkpoint."""
+  a, b = numbers(mine), numbers(whole)
+  same = lambda key: sum(a[step].get(key) == b[step].get(key) for step in a.keys() & b.keys())
+  leaves, others = saved(mine), saved(whole)
+  equal = sum(x.tobytes() == y.tobytes() for x, y in zip(leaves, others, strict=True))
+  return [f"{len(a)} of {len(b)}", f"{same('batch_ids')} same", f"{same('loss')} same",
+          f"{'all' if a == b else 'NOT all'} same", f"{equal} of {len(others)} same"]
+
+
+def go_on(whole: pathlib.Path, folder: pathlib.Path, count: int) -> list[str]:
+  """The second half of the run, on so many processes."""
+  half, workdir = _STEPS.value // 2 // _EVERY.value * _EVERY.value, folder / f"on{count}"
+  shutil.copytree(whole / checkpoint.FOLDER / str(half), workdir / checkpoint.FOLDER / str(half))
+  for name in (config.FILE, run_log.METRICS):
+    shutil.copy(whole / name, workdir)
+  finish(["launch/local.sh", str(count), *arguments(workdir)], workdir)
+  a, b = numbers(workdir), numbers(whole)
+  later = [step for step in b if step > half]
+  ids = sum(a[step]["batch_ids"] == b[step]["batch_ids"] for step in later)
+  worst = max(abs(a[step]["loss"] - b[step]["loss"]) for step in later)
+  verdict = "within" if worst <= TOLERANCE else "NOT within"
+  return [f"{len(later)} of {len(later)}", f"{ids} same", f"{verdict} {TOLERANCE:g}", f"worst {worst:.1e}", "-"]
+
+
+def main() -> None:
+  folder = pathlib.Path(_FOLDER.value or tempfile.mkdtemp(prefix="vljepa_jax.kill."))
+  folder.mkdir(parents=True, exist_ok=True)
+  whole = folder / "whole"
+  seconds = finish([sys.executable, "-m", "vljepa_jax.main", *arguments(whole)], whole)
+  print(f"{_RECIPE.value}, {_STEPS.value} steps, a checkpoint every {_EVERY.value}: {seconds:.1f} s; runs in {folder}")
+  rows = [("never killed", ["-"] * 5)]
+  for workdir, hits in kill_often(folder, seconds):
+    rows.append((f"killed {len(hits)} times", compare(workdir, whole)))
+  rows += [(f"on {count} processes", go_on(whole, folder, count)) for count in (2, 4)]
+  print("".join(f"{name:<20}" for name in ("", "steps", "batch_ids", "losses", "other numbers", "last checkpoint")))
+  for name, cells in rows:
+    print("".join(f"{cell:<20}" for cell in (name, *cells)))
+
+
+if __name__ == "__main__":
+  cli.run(main)
