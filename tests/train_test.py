@@ -269,6 +269,13 @@ def test_a_run_goes_on_before_a_damaged_checkpoint(whole, tmp_path, capsys):
   assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "8", "8.damaged"]
 
 
+@pytest.fixture
+def unmeasured(monkeypatch):
+  """Evaluations give nothing, in no time."""
+  monkeypatch.setattr(train.Evaluator, "measure", lambda *_: {"eval/nothing": 0.0})
+
+
+@pytest.mark.usefixtures("unmeasured")
 def test_a_step_that_is_not_finite_stops_the_run_unsaved_and_leaves_a_dump(tmp_path, monkeypatch):
   make_step = train.make_step
 
@@ -292,6 +299,7 @@ def test_a_step_that_is_not_finite_stops_the_run_unsaved_and_leaves_a_dump(tmp_p
   assert set(found.streams) == {"captions"} and np.isnan(found.metrics["loss"])
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_gradients_that_are_not_finite_stop_the_run_too(tmp_path, monkeypatch):
   make_step = train.make_step
 
