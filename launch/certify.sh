@@ -4,7 +4,7 @@
 #   pip install -r requirements-aot.txt && launch/certify.sh [SLICE ...]
 #
 # Two to four minutes and 3 GiB of memory for each on two cores; no TPU is needed and none is used. A certificate that is
-# there already is left alone.
+# there already is left alone. Without arguments the smallest slices follow, by a search of up to twenty minutes each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,4 +33,12 @@ for slice in "${SLICES[@]}"; do
     python -m vljepa_jax.plan --config="$file" --topology="$topology" --slices="$count" --json="$OUT/$name.json" \
       $(changes "$recipe" "$topology") || echo "$name: does not fit, as its certificate says" >&2
   done
+done
+
+[[ $# -eq 0 ]] || exit 0
+for topology in v6e:4x4 v5e:4x4; do
+  name=vljepa_stage1-1frame@${topology/:/-}
+  [[ -e $OUT/$name.json ]] && continue
+  echo "$name"
+  python -m vljepa_jax.plan --config=configs/vljepa_stage1.py:1frame --topology="$topology" --search --json="$OUT/$name.json"
 done

@@ -13,7 +13,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "launch" / "certificates"
 RECIPES = ("vljepa_stage1-1frame", "vljepa_stage1-8frames", "vljepa_stage1-32frames", "vljepa_sft")
 SLICES = ("v5e-16x16", "v6e-16x16", "v5p-4x4x8", "v6e-16x16-x2")
-NAMES = [f"{recipe}@{name}" for recipe in RECIPES for name in SLICES]
+SEARCHED = ("vljepa_stage1-1frame@v5e-4x4", "vljepa_stage1-1frame@v6e-4x4")
+NAMES = [f"{recipe}@{name}" for recipe in RECIPES for name in SLICES] + [*SEARCHED]
 QUICKEST = "vljepa_stage1-1frame@v5e-16x16"
 
 # Works out the derived part of certificates again, in a process of its own: libtpu reads its environment once.
