@@ -74,6 +74,7 @@ def last_words(process):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_is_lost_is_named(group, number):
   first, second = group()
+  time.sleep(2.0)  # each has to have heard of the other
   began = time.monotonic()
   second.send_signal(number)
   code, (line,) = last_words(first)
