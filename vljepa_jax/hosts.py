@@ -166,6 +166,8 @@ def _join(group: Group, limits: watch.Limits | None) -> None:
     if group.count is None:
       jax.distributed.initialize(**patience)
     else:
+      if group.index == 0:
+        _check_port(group)
       jax.config.update("jax_cpu_collectives_implementation", "gloo")  # concerns CPUs only
       _silence_gloo()
       jax.distributed.initialize(
@@ -175,11 +177,20 @@ def _join(group: Group, limits: watch.Limits | None) -> None:
     logging.getLogger("vljepa_jax").setLevel(logging.ERROR)  # warnings about the data are the same everywhere
 
 
+def _check_port(group: Group) -> None:
+  """OSError if the port of the coordinator is taken: jaxlib 0.10.2 may then crash."""
+  port = int(group.coordinator.rpartition(":")[2])
+  if socket.has_dualstack_ipv6():
+    socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True).close()
+  else:
+    socket.create_server(("", port)).close()
+
+
 @contextlib.contextmanager
 def _explained(group: Group) -> Iterator[None]:
   try:
     yield
-  except RuntimeError as error:
+  except (RuntimeError, OSError) as error:
     raise UserError(
         f"the processes of this run cannot meet at {group.coordinator}: {one_line(error)}; is the port free there?"
     ) from error
