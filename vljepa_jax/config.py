@@ -348,7 +348,8 @@ def read_as(parse_plain: Callable[[dict[str, Any]], Any], workdir: pathlib.Path)
   try:
     return parse_plain(plain)
   except UserError as error:
-    raise UserError(f"{path}: {error}") from error
+    old = "; if the run is of an earlier version, add the value that configs/ give" if "is missing" in str(error) else ""
+    raise UserError(f"{path}: {error}{old}") from error
 
 
 def own_tokenizers(folder: pathlib.Path) -> dict[str, str]:
