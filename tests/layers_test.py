@@ -18,8 +18,8 @@ LAYERS = {
         "dump", "y_decoder.texts", "y_decoder.held_out", "y_decoder.train"),
     3: ("parts", "flops", "step", "inspection", "batch_ids", "optim", "sharding", "checkpoint", "features", "weights.",
         "y_decoder", "y_decoder.recipe", "y_decoder.step", "y_decoder.text_decoder"),
-    2: ("hosts", "watch", "loss", "streamed", "metrics", "batches", "decoding", "selective", "config_checks", "config_parsing",
-        "tasks.", "data.pipeline"),
+    2: ("hosts", "watch", "loss", "streamed", "metrics", "batches", "decoding", "selective", "config_checks",
+        "config_parsing", "tasks.", "data.pipeline"),
     1: ("model.", "data."),
     0: ("errors", "chips", "fatal", "model.presets"),
 }
