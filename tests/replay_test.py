@@ -13,7 +13,8 @@ from vljepa_jax import batch_ids, dump, evaluation, replay, train
 from vljepa_jax.errors import UserError
 
 RECIPE = tiny.ONE_LAYER | {
-    "train.log_every": 1, "train.checkpoint_every": 2, "train.eval_every": 99, "train.steps": 5, "data.feature_views": 1}
+    "train.log_every": 1, "train.checkpoint_every": 2, "train.eval_every": 99, "train.steps": 5,
+    "data.feature_views": 1}
 BAD = 4  # step whose batch is spoiled
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")

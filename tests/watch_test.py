@@ -111,8 +111,8 @@ def test_the_process_whose_input_hangs_is_named_by_both(group):
   (_, (line,)), _ = said
   assert said == [(1, [line])] * 2
   assert line == (
-      f"error: nothing has moved for 3 s: process 1 of 2 ({socket.gethostname()}) waits for the input at step 7; what is "
-      "saved is intact: put that right and run the same command again")
+      f"error: nothing has moved for 3 s: process 1 of 2 ({socket.gethostname()}) waits for the input at step 7; what "
+      "is saved is intact: put that right and run the same command again")
 
 
 def test_an_error_of_one_process_reaches_the_other(group):
@@ -130,4 +130,4 @@ def test_a_process_alone_that_hangs_says_where():
   with start(0, None, code) as process:
     code, (line,) = last_words(process)
   assert code == 1
-  assert line.startswith("error: nothing has moved for 0.5 s: this process waits for the input at step 3; what is saved")
+  assert line.startswith("error: nothing has moved for 0.5 s: this process waits for the input at step 3; what is ")

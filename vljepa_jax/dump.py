@@ -37,7 +37,8 @@ class Dump:
 
   @classmethod
   def of(
-      cls, recipe: Any, step: int, checkpoint: int | None, names: tuple[str, ...], rows: Rows, metrics: dict[str, float],
+      cls, recipe: Any, step: int, checkpoint: int | None, names: tuple[str, ...], rows: Rows,
+      metrics: dict[str, float],
   ) -> "Dump":
     """The dump of a step on these rows."""
     return cls(
@@ -54,8 +55,8 @@ class Dump:
         partial.replace(folder / FILE)
       except OSError as error:
         raise UserError(
-            f"the numbers of step {self.step} are not finite, and {folder} cannot be written: {os.strerror(error.errno)}"
-        ) from error
+            f"the numbers of step {self.step} are not finite, and {folder} cannot be written: "
+            f"{os.strerror(error.errno)}") from error
     return folder
 
 

@@ -122,7 +122,7 @@ def _partial(path: pathlib.Path) -> pathlib.Path:
 
 
 def _encoded(source, views, encode, batch_size, report, first) -> Iterator[np.ndarray]:
-  """Tokens (<= batch_size, N, D) float16 of view 0, 1, ... of record 0, then of record 1, ..., from number `first` on."""
+  """Tokens (<= batch_size, N, D) float16 of view 0, 1, ... of record 0, then of record 1, ..., from the `first` on."""
   total = len(source) * views.count
   clips = _clips(source, views, first)
   waiting = None
