@@ -4,9 +4,9 @@ Two things, each with its yardstick in the same run, in turns:
   greedy search of 64 embeddings with a cache of keys and values, against running the whole prefix again for every
     token. Same weights, same tokens, which is checked; neither stops early, and the yardstick never runs pads: it has a
     program for each length, which computes the logits of the last token alone.
-  query -> answer on one picture or video, whatever the model was trained on: by candidates, whose texts are encoded anew
-    for each answer or once for all, and by spelling it out. With a model and its decoder; without --decoder this part
-    is left out.
+  query -> answer on one picture or clip, whatever the model was trained on: by candidates, whose texts are encoded
+    anew for each answer or once for all, and by spelling it out. With a model and its decoder; without --decoder this
+    part is left out.
 The first part takes decoder_small with weights from the seed.
 """
 

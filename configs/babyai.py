@@ -1,7 +1,7 @@
 """Moving pictures with known truth, on a laptop: python -m vljepa_jax.main --config=configs/babyai.py
 
-Clips of a room in which an agent fetches, carries, opens and unlocks (`data/babyai`, generated at the first use), with a
-caption and eight questions about every clip at once. A predictor and a small text encoder from scratch, on the cached
+Clips of a room in which an agent fetches, carries, opens and unlocks (`data/babyai`, generated at the first use),
+with a caption and eight questions about every clip at once. A predictor and a small text encoder from scratch, on the cached
 tokens of a small V-JEPA 2 encoder that comes with the package, frozen. `:pretrain` makes that encoder, an hour
 on two cores from scratch; `:debug` is that in seconds, with nano towers.
 """

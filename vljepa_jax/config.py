@@ -348,7 +348,8 @@ def read_as(parse_plain: Callable[[dict[str, Any]], Any], workdir: pathlib.Path)
   try:
     return parse_plain(plain)
   except UserError as error:
-    old = "; if the run is of an earlier version, add the value that configs/ give" if "is missing" in str(error) else ""
+    early = "is missing" in str(error)
+    old = "; if the run is of an earlier version, add the value that configs/ give" if early else ""
     raise UserError(f"{path}: {error}{old}") from error
 
 

@@ -219,8 +219,9 @@ def main() -> None:
   accelerator.use_compilation_cache()
   run(Options(
       video=given.video, workdir=pathlib.Path(given.workdir), policy=given.policy, rate=given.rate,
-      threshold=given.threshold, shortest=given.shortest, pooling=given.pooling, fps=given.fps, stride=given.stride, query=given.query,
-      texts=given.texts, decoder=given.decoder, out=pathlib.Path(given.out) if given.out else None))
+      threshold=given.threshold, shortest=given.shortest, pooling=given.pooling, fps=given.fps,
+      stride=given.stride, query=given.query, texts=given.texts, decoder=given.decoder,
+      out=pathlib.Path(given.out) if given.out else None))
 
 
 if __name__ == "__main__":

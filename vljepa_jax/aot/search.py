@@ -48,8 +48,8 @@ class Candidate:
 
 
 def search(recipe: str, plain: Mapping[str, Any], changes: Mapping[str, Any], name: str, slices: int) -> Plan:
-  """Compiles candidates until one of every remat policy fits with room to spare: those with least arithmetic first, then
-  those in fewest micro-batches, then those whose weights are cut into fewest pieces, which have to be put together again.
+  """Compiles candidates until one of every remat policy fits with room to spare: those with least arithmetic first,
+  then those in fewest micro-batches, then those whose weights are cut into fewest pieces, which take links to join.
 
   Returns:
     The fastest of those that fit, by their rooflines.

@@ -78,8 +78,8 @@ def measure(
     truth (as far as the decoder's length goes); `token_accuracy`, of the next token behind the true ones; `round_trip`,
     mean cosine of the decoded text's embedding and the one it was decoded from; `to_truth`, and of the true text's.
     And `cider`, `bleu4` of `tasks/captioning.py`, against the references.
-    `known`: texts all of whose tokens are in the vocabulary; no exact match is possible beyond. `trained_on`: texts that
-    are in the bank. Under "nearest": exact_match, to_truth, cider and bleu4 of the nearest training text.
+    `known`: texts all of whose tokens are in the vocabulary; no exact match is possible beyond. `trained_on`: texts
+    that are in the bank. Under "nearest": exact_match, to_truth, cider and bleu4 of the nearest training text.
   """
   target, truth = model.encode_text(captions), decoder.tokens(captions)
   numbers: dict[str, Any] = {
