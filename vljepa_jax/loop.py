@@ -1,6 +1,6 @@
 """The loop of a training run, of a model or of a decoder: step, look at the numbers, save, evaluate."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 from typing import Any, Protocol
@@ -12,10 +12,10 @@ import numpy as np
 from vljepa_jax import batch_ids, dump, hosts, sharding, watch
 from vljepa_jax.checkpoint import Checkpoints
 from vljepa_jax.errors import SharedError
-from vljepa_jax.interrupt import Stopped, StopRequest, Vote
+from vljepa_jax.interrupt import Stopped, StopRequest, Vote, how_to_go_on, stop_on_signals
 from vljepa_jax.parts import Parts
 from vljepa_jax.profiling import Profiler
-from vljepa_jax.progress import Clock
+from vljepa_jax.progress import Clock, say
 from vljepa_jax.run_log import RunLog
 from vljepa_jax.step import TrainState
 
@@ -80,6 +80,16 @@ class Job:
   writer: Writer
   evaluator: Evaluator
   profiler: Profiler
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[StopRequest]:
+  """Inside, signals ask the run to stop; one that is broken off says how to go on."""
+  with stop_on_signals() as stop:
+    try:
+      yield stop
+    except Stopped:
+      say(f"stopped; {how_to_go_on()}")
 
 
 def train(job: Job, state: TrainState, iterator: grain.experimental.ElasticIterator) -> TrainState:

@@ -21,7 +21,7 @@ from vljepa_jax.config import Config
 from vljepa_jax.data import augment, pipeline
 from vljepa_jax.data.sources import AnySource, open_source
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
-from vljepa_jax.interrupt import Stopped, StopRequest, Vote, how_to_go_on, stop_on_signals
+from vljepa_jax.interrupt import Stopped, StopRequest, Vote, how_to_go_on
 from vljepa_jax.model.vljepa import VLJepa
 from vljepa_jax.parts import Parts, loss_kind, make_inspection, make_parts, make_step
 from vljepa_jax.profiling import Profiler
@@ -41,11 +41,8 @@ def run(config: Config, workdir: pathlib.Path) -> None:
   Raises:
     UserError: something that the caller can put right.
   """
-  with stop_on_signals() as stop:
-    try:
-      _run(config, workdir, stop)
-    except Stopped:
-      say(f"stopped; {how_to_go_on()}")
+  with loop.stoppable() as stop:
+    _run(config, workdir, stop)
 
 
 def _run(config: Config, workdir: pathlib.Path, stop: StopRequest) -> None:

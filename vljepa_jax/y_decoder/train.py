@@ -19,7 +19,7 @@ from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
 from vljepa_jax.data.sources import open_source
 from vljepa_jax.data.vocabulary import Vocabulary
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
-from vljepa_jax.interrupt import Stopped, StopRequest, Vote, how_to_go_on, stop_on_signals
+from vljepa_jax.interrupt import StopRequest, Vote, how_to_go_on
 from vljepa_jax.parts import Parts
 from vljepa_jax.profiling import Profiler
 from vljepa_jax.progress import say
@@ -74,11 +74,8 @@ def run(recipe: Recipe, workdir: pathlib.Path) -> None:
   Raises:
     UserError: something that the caller can put right.
   """
-  with stop_on_signals() as stop:
-    try:
-      _run(recipe, workdir, stop)
-    except Stopped:
-      say(f"stopped; {how_to_go_on()}")
+  with loop.stoppable() as stop:
+    _run(recipe, workdir, stop)
 
 
 def _run(recipe: Recipe, workdir: pathlib.Path, stop: StopRequest) -> None:
