@@ -1,13 +1,13 @@
 """Training step against torch: python benchmarks/step_vs_torch.py [--config=configs/base.py] [--rounds=5].
 
-Needs `pip install -r benchmarks/requirements.txt` beside the package's own requirements. On the CPU, in one process and
-in turns (ours, torch eager, torch.compile, ours, ...), it times whole steps on cached visual features: predictor and
+Needs `pip install -r benchmarks/requirements.txt` beside the package's own requirements. On the CPU, or with
+JAX_PLATFORMS=cuda on a GPU that both JAX and torch can use, in one process and in turns (ours, torch eager, torch.compile, ours, ...), it times whole steps on cached visual features: predictor and
 text encoder forward and backward with the config's dropout, InfoNCE without duplicates, clipping, AdamW in the
 config's groups. Nothing is read: parameters start from the seed, one batch is random and already in memory.
 
 The torch twin is plain torch as one would write it: `scaled_dot_product_attention`, fused AdamW, foreach clipping, the
 same parameters, float32, and no gradient for what the config freezes. Before the clock starts, the loss and the norm of
-the gradient without dropout must agree. Our step also computes its metrics; the twin computes none.
+the gradient without dropout must agree, in full float32; steps on a GPU multiply in TF32 on both sides. Our step also computes its metrics; the twin computes none.
 
 Both use all cores. A pool of threads that spins while the other one works would spoil its time: OMP_WAIT_POLICY is
 "passive" unless set, and the first step of every turn is not counted.
@@ -15,7 +15,8 @@ Both use all cores. A pool of threads that spins while the other one works would
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
 
 from collections.abc import Callable
@@ -177,7 +178,7 @@ class Twin(torch.nn.Module):
     target = F.normalize(self.y_encoder(batch["target"], batch["target_mask"]), dim=-1)
     logits = self.log_scale.clamp(max=loss.MAX_LOG_SCALE).exp() * (pred @ target.T)
     same_text = batch["target_id"][:, None] == batch["target_id"][None, :]
-    itself = torch.arange(len(logits))
+    itself = torch.arange(len(logits), device=logits.device)
     same_text = same_text & (itself[:, None] != itself)
     candidates = logits.masked_fill(same_text, MASKED_LOGIT)
     return 0.5 * (F.cross_entropy(candidates, itself) + F.cross_entropy(candidates.T, itself))
@@ -228,7 +229,8 @@ class Ours:
       outputs = self._parts.model.apply({"params": params}, self._batch)
       return loss.info_nce(*outputs, self._batch["target_id"])[0]
 
-    value, grads = jax.jit(jax.value_and_grad(loss_fn))(self._state.params)
+    with jax.default_matmul_precision("highest"):
+      value, grads = jax.jit(jax.value_and_grad(loss_fn))(self._state.params)
     return float(value), float(jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads))))
 
   def step(self) -> None:
@@ -240,12 +242,14 @@ class Torch:
 
   def __init__(self, config: Config, parts: Parts, params: Any, batch: dict[str, np.ndarray], compiled: bool):
     self.name = "torch.compile" if compiled else "torch eager"
-    self._batch = {name: torch.from_numpy(rows) for name, rows in batch.items()}
+    device = "cuda" if on_gpu() else "cpu"
+    self._batch = {name: torch.from_numpy(rows).to(device) for name, rows in batch.items()}
     length = batch["visual"].shape[1] + batch["query"].shape[1]
     self._model = Twin(parts.model.config, batch["visual"].shape[-1], length)
     self._model.load_state_dict({
         torch_name(path): torch.from_numpy(np.array(value.T if path.endswith("/kernel") else value))
         for path, value in flat(params).items()})
+    self._model.to(device)
     self._loss = torch.compile(self._model) if compiled else self._model
     self._clip_norm = config.optim.clip_norm
     groups = param_groups(config, parts, dict(self._model.named_parameters()))
@@ -258,11 +262,13 @@ class Torch:
 
   def check(self) -> tuple[float, float]:
     self._model.eval()
+    torch.set_float32_matmul_precision("highest")
     value = self._loss(self._batch)
     value.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained])
     self._optimizer.zero_grad()
     self._model.train()
+    torch.set_float32_matmul_precision("high")  # what JAX does on a GPU unless told otherwise
     return value.item(), norm.item()
 
   def step(self) -> None:
@@ -276,6 +282,12 @@ class Torch:
     with torch.no_grad():
       self._model.log_scale.clamp_(max=loss.MAX_LOG_SCALE)
     self._done += 1
+    if on_gpu():
+      torch.cuda.synchronize()
+
+
+def on_gpu() -> bool:
+  return jax.default_backend() == "gpu"
 
 
 def param_groups(config: Config, parts: Parts, named: dict[str, torch.nn.Parameter]) -> list[dict[str, Any]]:
@@ -371,7 +383,7 @@ def main() -> None:
                 if label != optim.FROZEN)
   print(f"{config.name}: visual {batch['visual'].shape}, query {batch['query'].shape}, target {batch['target'].shape}, "
         f"dropout {parts.model.config.predictor.dropout}, {trained / 1e6:.1f} M trained parameters, float32")
-  print(f"jax {jax.__version__}, torch {torch.__version__}; {cores} cores and torch threads; "
+  print(f"jax {jax.__version__}, torch {torch.__version__}; {jax.devices()[0].device_kind}; {cores} cores and torch threads; "
         f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}; load before {os.getloadavg()[0]:.2f}", flush=True)
 
   with jax.set_mesh(parts.mesh), nn.logical_axis_rules(config.mesh.rules):

@@ -69,6 +69,7 @@ def get_config(variant: str = "base") -> ConfigDict:
       feature_tokens=14,
       workers=0,
       max_failures=0.05,
+      resident=False,
   ))
   config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0, micro_batches=1))
   config.optim = ConfigDict(dict(

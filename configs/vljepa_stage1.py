@@ -60,6 +60,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
       feature_tokens=0,
       workers=16,
       max_failures=0.05,
+      resident=False,
   ))
   config.loss = ConfigDict(dict(kind="auto", regularizer="", regularizer_weight=0.0))
   config.loss.micro_batches = MICRO_BATCHES[variant]

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiler")
 def small():
   held_out = tiny_model.small_held_out()
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(evaluation, "open_held_out", lambda _: held_out)
+    patch.setattr(evaluation, "open_held_out", lambda *_, **__: held_out)
     patch.setattr(train.Evaluator, "measure", lambda *_: {"eval/nothing": 0.0})
     patch.setattr(train, "conclude", lambda *_: None)
     yield

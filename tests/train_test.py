@@ -25,7 +25,7 @@ def small_and_cached():
   """A held-out split of 24 pictures, and compiled programs shared by the runs below."""
   held_out = tiny_model.small_held_out()
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(evaluation, "open_held_out", lambda _: held_out)
+    patch.setattr(evaluation, "open_held_out", lambda *_, **__: held_out)
     for name in ("make_parts", "make_step"):
       patch.setattr(train, name, once(getattr(train, name), lambda config: dataclasses.replace(config, profile=())))
     pretrained_params = once(start.pretrained_params, lambda config: (config.seed, config.model, config.mesh))

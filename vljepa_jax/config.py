@@ -161,6 +161,7 @@ class Data:
     workers: decoding processes per host; 0 decodes in threads of the training process.
     max_failures: largest share of training examples whose file cannot be read; each is replaced by the next one. Beyond
       it the run stops. Counted from 100 examples on.
+    resident: whether the devices hold the whole data set and make the batches (`resident.py`); for babyai alone.
   """
 
   sources: tuple[Source, ...]
@@ -172,6 +173,7 @@ class Data:
   feature_tokens: int
   workers: int
   max_failures: float
+  resident: bool
 
 
 @dataclasses.dataclass(frozen=True)

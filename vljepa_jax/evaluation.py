@@ -65,10 +65,10 @@ class Details:
   paraphrase: paraphrase.Details | None
 
 
-def open_held_out(config: Config, split: str = "") -> HeldOut:
-  """The held-out split of a recipe, or another one of its data set."""
+def open_held_out(config: Config, split: str = "", train: AnySource | None = None) -> HeldOut:
+  """The held-out split of a recipe, or another one of its data set; `train`, its training split, if it is open."""
   held_out = open_source(config.eval.dataset, split or config.eval.split)
-  train = open_source(config.eval.dataset, "train")
+  train = train or open_source(config.eval.dataset, "train")
   return read_held_out(held_out, train, make_preprocess(config), config.data.frames)
 
 

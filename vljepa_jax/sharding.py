@@ -201,7 +201,8 @@ def to_host(x: jax.Array | np.ndarray) -> np.ndarray:
   return jax.device_get(x)
 
 
-def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-  """Global arrays from the rows that this process loads, see `process_share`."""
+def put_batch(batch: dict[str, np.ndarray | jax.Array], sharding: NamedSharding) -> dict[str, jax.Array]:
+  """Global arrays from the rows that this process loads, see `process_share`; those that are some already stay."""
+  put = functools.partial(jax.make_array_from_process_local_data, sharding)
   with jax.transfer_guard_host_to_device("allow"):  # of several processes, JAX does not see that it is explicit
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    return {name: rows if isinstance(rows, jax.Array) else put(rows) for name, rows in batch.items()}

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from vljepa_jax import config as config_lib
-from vljepa_jax import evaluation, features, hosts, loop, progress, replay, report, run_log, sharding, start, step
+from vljepa_jax import evaluation, features, hosts, loop, progress, replay, report, resident, run_log, sharding, start, step
 from vljepa_jax.api import Model, make_preprocess, make_text_input
 from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
 from vljepa_jax.config import Config
@@ -101,7 +101,8 @@ def with_own_tokenizers(config: Config) -> Config:
 
 def open_data(config: Config) -> tuple[dict[str, AnySource], evaluation.HeldOut]:
   """Training sources by data set, and what is held out."""
-  return {s.dataset: open_source(s.dataset, "train") for s in config.data.sources}, evaluation.open_held_out(config)
+  sources = {dataset: open_source(dataset, "train") for dataset in {s.dataset for s in config.data.sources}}
+  return sources, evaluation.open_held_out(config, train=sources.get(config.eval.dataset))
 
 
 def open_log(workdir: pathlib.Path, state: step.TrainState) -> tuple[run_log.RunLog, progress.Clock]:
@@ -242,6 +243,8 @@ def make_iterator(
   changes = augment.Augment(**dataclasses.asdict(data.augment))
   query = make_text_input(config.tokenizers.query, parts.model.config.predictor.vocab_size)
   target = make_text_input(config.tokenizers.target, parts.model.config.y_encoder.vocab_size)
+  if data.resident:
+    return resident.Batches(config, parts, sources, query, target)
   make = functools.partial(make_features, config, parts, params, sources, workdir, changes, report_views)
   tokens = make() if data.feature_views else {}
   share, shares = sharding.process_share(parts.rows)

@@ -205,7 +205,7 @@ class _Examples(grain.transforms.RandomMap):
     texts["target_id"] = np.array([target_id(answer) for answer in answers], np.int32)
     if isinstance(self._stream.view, str):
       texts = {name: rows[0] for name, rows in texts.items()}
-    directed = any(names_direction(text) for pair in drawn for text in pair if text)
+    directed = bool(self._augment.flip) and any(names_direction(text) for pair in drawn for text in pair if text)
     return self._media(index, directed, rng) | texts | {"record_id": np.int32(index), "stream": self._number}
 
   def _queries(self, queries: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
@@ -221,7 +221,7 @@ class _Examples(grain.transforms.RandomMap):
     features = self._stream.features
     if features is not None:
       view = rng.integers(features.shape[1])
-      if directed and self._augment.flip:
+      if directed:
         view = 0  # the only view that is surely not mirrored
       tokens = features[index, view]
       if self._stream.tokens:

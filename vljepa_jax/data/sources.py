@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vljepa_jax.data import babyai, openclipart
-from vljepa_jax.data.clips import ClipRecord, ClipSource
+from vljepa_jax.data.clips import ClipRecord, ClipSource, ReadFrames
 from vljepa_jax.data.dataset import DataSet, with_queries
 from vljepa_jax.data.image import ImageError, read_image
 from vljepa_jax.data.manifest import is_manifest, open_manifest
@@ -154,7 +154,22 @@ def _open_folder(dataset: str, path: pathlib.Path, split: str) -> Source:
   return Source(dataset, split, builder.as_data_source(split), features["label"].names)
 
 
-def _open_babyai(split: str) -> ClipSource:
+class BabyAISource(ClipSource):
+  """One split of the babyai data set.
+
+  Attributes:
+    clips: of all records.
+    atlas: (K, P, P, 3) uint8 tiles.
+  """
+
+  def __init__(self, split: str, clips: Sequence[babyai.Clip], atlas: np.ndarray, read: ReadFrames):
+    records = [ClipRecord(clip.id, clip.captions, clip.questions, clip.label) for clip in clips]
+    encoded = lambda i: clips[i].codes.tobytes() + atlas.tobytes()
+    super().__init__(babyai.NAME, split, babyai.ACTIONS, records, read, encoded)
+    self.clips, self.atlas = clips, atlas
+
+
+def _open_babyai(split: str) -> BabyAISource:
   data, atlas = babyai.data_source(split), babyai.load_atlas()
   clips = [babyai.decode(data[i]) for i in range(len(data))]
 
@@ -163,9 +178,7 @@ def _open_babyai(split: str) -> ClipSource:
     frames = (babyai.window_frames if windows else babyai.sample_frames)(clips[index], count, rng)
     return babyai.render(atlas, clips[index].codes[frames])
 
-  records = [ClipRecord(clip.id, clip.captions, clip.questions, clip.label) for clip in clips]
-  return ClipSource(
-      babyai.NAME, split, babyai.ACTIONS, records, read, lambda i: clips[i].codes.tobytes() + atlas.tobytes())
+  return BabyAISource(split, clips, atlas, read)
 
 
 def decode_record(raw: Mapping[str, Any]) -> Record:

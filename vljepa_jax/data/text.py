@@ -15,6 +15,7 @@ _LOG = logging.getLogger(__name__)
 BYTES = "bytes"
 PAD, BOS, EOS = 0, 1, 2
 FIRST_BYTE = 3
+REMEMBERED = 100_000  # texts whose tokens a tokenizer keeps: captions and questions come again every epoch
 SIDES = RIGHT, LEFT = "right", "left"
 
 
@@ -40,6 +41,7 @@ class Tokenizer:
     """
     self.truncated = 0
     self._warned = set()
+    self._remembered = {}
     self._model = None
     if source == BYTES:
       self.vocab_size = FIRST_BYTE + 256
@@ -47,7 +49,7 @@ class Tokenizer:
     self._model = _load(pathlib.Path(source))
     self.vocab_size = self._model.get_vocab_size(with_added_tokens=True)
 
-  def encode(self, texts: Sequence[str], length: int, special_tokens: bool = True, cut: str = RIGHT) -> list[list[int]]:
+  def encode(self, texts: Sequence[str], length: int, special_tokens: bool = True, cut: str = RIGHT) -> list[tuple[int, ...]]:
     """Token ids of texts; what does not fit is cut, never a special token.
 
     The first call that cuts any text logs a warning with the counts; later ones of the same length only count.
@@ -59,10 +61,10 @@ class Tokenizer:
       cut: "right" cuts the end of a long text, "left" its beginning.
 
     Returns:
-      n lists of at most `length` ids.
+      n tuples of at most `length` ids.
     """
     before = self.truncated
-    rows = [self._encode(text.encode("utf-8", "replace"), length, special_tokens, cut) for text in texts]
+    rows = [self._recall(text, length, special_tokens, cut) for text in texts]
     lost = self.truncated - before
     if lost and length not in self._warned:
       self._warned.add(length)
@@ -76,19 +78,31 @@ class Tokenizer:
       return bytes(i - FIRST_BYTE for i in ids if i >= FIRST_BYTE).decode("utf-8", "replace")
     return self._model.decode([int(i) for i in ids], skip_special_tokens=True)
 
-  def _encode(self, text: bytes, length: int, special_tokens: bool, cut: str) -> list[int]:
+  def _recall(self, *asked: str | int | bool) -> tuple[int, ...]:
+    """The ids of a text, kept from the last time where possible; counts those that are cut."""
+    known = self._remembered.get(asked)
+    if known is None:
+      if len(self._remembered) >= REMEMBERED:
+        self._remembered.clear()
+      known = self._remembered[asked] = self._encode(*asked)
+    ids, is_cut = known
+    self.truncated += is_cut
+    return ids
+
+  def _encode(self, text: str, length: int, special_tokens: bool, cut: str) -> tuple[tuple[int, ...], bool]:
+    """The ids of a text, and whether it is cut."""
+    raw = text.encode("utf-8", "replace")
     if self._model is None:
       room = _room(length, 2 * special_tokens)
-      self.truncated += len(text) > room
-      kept = text[:room] if cut == RIGHT else text[max(0, len(text) - room):]
+      kept = raw[:room] if cut == RIGHT else raw[max(0, len(raw) - room):]
       ids = [b + FIRST_BYTE for b in kept]
-      return [BOS, *ids, EOS] if special_tokens else ids
-    encoding = self._model.encode(text.decode("utf-8"), add_special_tokens=False)
+      return tuple([BOS, *ids, EOS] if special_tokens else ids), len(raw) > room
+    encoding = self._model.encode(raw.decode("utf-8"), add_special_tokens=False)
     room = _room(length, special_tokens * self._model.num_special_tokens_to_add(is_pair=False))
-    if len(encoding) > room:
-      self.truncated += 1
+    is_cut = len(encoding) > room
+    if is_cut:
       encoding.truncate(room, direction=cut)
-    return self._model.post_process(encoding, add_special_tokens=special_tokens).ids
+    return tuple(self._model.post_process(encoding, add_special_tokens=special_tokens).ids), is_cut
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,7 +150,7 @@ YEncoderConfig = EmbeddingGemmaConfig | BertConfig
 
 X_ENCODERS: dict[str, XEncoderConfig] = {
     "vjepa2_nano": VJepa2Config(width=48, num_layers=2, num_heads=3, mlp_width=96, scan=False),
-    "vjepa2_tiles": VJepa2Config(width=128, num_layers=4, num_heads=2, mlp_width=512, patch_size=8, scan=False),
+    "vjepa2_tiles": VJepa2Config(width=192, num_layers=6, num_heads=4, mlp_width=768, patch_size=8, scan=False),
     "vjepa2_tiny": VJepa2Config(width=192, num_layers=12, num_heads=3, mlp_width=768),
     "vjepa2_vitl": VJepa2Config(),
     "vjepa2_vith": VJepa2Config(width=1280, num_layers=32, num_heads=16, mlp_width=5120),

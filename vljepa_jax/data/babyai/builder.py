@@ -16,7 +16,7 @@ from vljepa_jax.data.babyai.tiles import draw_atlas
 
 DESCRIPTION = "Videos of sub-goals in a room of MiniGrid, with captions and questions."
 CLIPS = 12_000
-EVALUATION_SHARE = 24  # clips of training for each one of another split
+EVALUATION_SHARE, MOST_EVALUATED = 24, 500  # clips of training for each one of another split, and the most of those
 BATCH = 250  # clips that a worker makes at a time
 
 
@@ -24,7 +24,7 @@ class BabyAI(tfds.core.GeneratorBasedBuilder):
   """TFDS builder.
 
   Args:
-    clips: of the training split; the others have a 24th of that each, or 8.
+    clips: of the training split; the others have a 24th of that each, at least 8 and at most 500: the same ones.
     seed: of everything.
     **kwargs: of TFDS's builders, such as data_dir.
   """
@@ -47,7 +47,7 @@ class BabyAI(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     np.save(self.data_path / ATLAS, draw_atlas())
-    others = max(len(ACTIONS), self._clips // EVALUATION_SHARE)
+    others = min(max(len(ACTIONS), self._clips // EVALUATION_SHARE), MOST_EVALUATED)
     sizes = {split: self._clips if split == "train" else others for split in SPLITS}
     return {split: self._generate_examples(split, size) for split, size in sizes.items()}
 

@@ -1,7 +1,8 @@
 """Clips of the babyai data set: generated when first asked for, read, sampled. No minigrid is needed to read."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -113,12 +114,18 @@ def decode(raw: dict) -> Clip:
       start=int(raw["start"]),
       end=int(raw["end"]),
       label=int(raw["label"]),
-      captions={detail: tuple(texts) for detail, texts in json.loads(raw["captions"]).items()},
-      questions=tuple(ClipQuestion(kind, tuple(queries), answer, tuple(candidates))
+      captions={detail: _shared(tuple(texts)) for detail, texts in json.loads(raw["captions"]).items()},
+      questions=tuple(_shared(ClipQuestion(kind, _shared(tuple(queries)), answer, _shared(tuple(candidates))))
                       for kind, queries, answer, candidates in json.loads(raw["questions"])),
       subject=_thing(raw["subject"]),
       other=_thing(raw["other"]),
   )
+
+
+@functools.lru_cache(maxsize=100_000)
+def _shared(value: Hashable) -> Hashable:
+  """One object for equal values: many clips have the same texts, and processes that load data get all of them."""
+  return value
 
 
 def _thing(text: bytes) -> Thing | None:

@@ -1,0 +1,144 @@
+"""Batches made on the devices, against the clips they are made of."""
+
+from configs import babyai as recipe
+import jax
+import numpy as np
+import pytest
+
+from vljepa_jax import config as config_lib, parts as parts_lib, resident, train
+from vljepa_jax.api import make_text_input
+from vljepa_jax.data import babyai
+from vljepa_jax.data.babyai import build
+from vljepa_jax.data.sources import open_source
+from vljepa_jax.data.text import target_id
+from vljepa_jax.errors import UserError
+
+VIEWS = ("brief", "action", "where")
+ROWS = 16
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("tfds")
+  build.main([f"--out={folder}", "--clips=96"])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("TFDS_DATA_DIR", str(folder))
+    yield open_source("babyai", "train")
+
+
+def debug(**changes):
+  config = recipe.get_config("debug")
+  config.data.sources = (
+      dict(name="all", dataset="babyai", view=VIEWS, weight=0.75),
+      dict(name="detailed", dataset="babyai", view="detailed", weight=0.25),
+  )
+  config.data.resident = True
+  config.tokenizers.target.length = 400
+  config.tokenizers.query.length = 80
+  config.model.y_encoder.max_positions = 400
+  config.train.update(steps=4, log_every=1, eval_every=4, checkpoint_every=2)
+  config.update_from_flattened_dict(changes)
+  return config_lib.parse(config)
+
+
+def batches(config, source, devices=1):
+  parts = parts_lib.make_parts(config, jax.devices()[:devices])
+  query = make_text_input(config.tokenizers.query, parts.model.config.predictor.vocab_size)
+  target = make_text_input(config.tokenizers.target, parts.model.config.y_encoder.vocab_size)
+  return resident.Batches(config, parts, {"babyai": source}, query, target), query.tokenizer
+
+
+def texts(tokenizer, ids, mask):
+  return [tokenizer.decode(row[real]) for row, real in zip(ids, mask, strict=True)]
+
+
+def test_rows_hold_frames_and_texts_of_their_clips(source):
+  iterator, tokenizer = batches(debug(), source)
+  streams, missing = [], 0
+  for _ in range(8):
+    batch = jax.device_get(next(iterator))
+    streams.append(int(batch["stream"][0]))
+    views = VIEWS if not streams[-1] else ("detailed",)
+    several = lambda name: batch[name].reshape(ROWS, len(views), *batch[name].shape[1 + (len(views) > 1) :])
+    for i, clip in enumerate(source.clips[row] for row in batch["record_id"]):
+      at, shown = 0, babyai.render(source.atlas, clip.codes)
+      for frame in batch["video"][i]:  # in their order
+        at = next(place for place in range(at, len(shown)) if (shown[place] == frame).all())
+      asked = texts(tokenizer, several("query")[i], several("query_mask")[i])
+      said = texts(tokenizer, several("target")[i], several("target_mask")[i])
+      for k, view in enumerate(views):
+        assert several("target_id")[i, k] == target_id(said[k])
+        questions = [q for q in clip.questions if q.kind == view]
+        if questions:
+          assert asked[k] in questions[0].queries and said[k] == questions[0].answer
+        else:
+          missing += view == "where"
+          assert not asked[k] and said[k] in clip.captions["brief" if view == "where" else view]
+  assert sorted(streams) == [0] * 6 + [1] * 2 and missing
+
+
+def test_frames_are_windows_or_spans_as_the_pipeline_draws_them(source):
+  clips = resident.clip_tables(source.clips, source.atlas)
+  rows = np.zeros(2000, np.int32)
+  drawn = {tuple(row) for row in np.asarray(resident.draw_frames(clips, rows, 4, jax.random.key(0))).tolist()}
+  clip, rng = source.clips[0], np.random.default_rng(0)
+  ways = babyai.window_frames, babyai.sample_frames
+  wanted = {tuple(draw(clip, 4, rng).tolist()) for _ in range(2000) for draw in ways}
+  assert drawn == wanted
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_step_has_its_batch_whatever_came_before(source, devices):
+  iterator, _ = batches(debug(), source)
+  first = [jax.device_get(next(iterator)) for _ in range(3)]
+  again, _ = batches(debug(), source, devices)
+  again.set_state({"step": 2})
+  for name, value in next(again).items():
+    np.testing.assert_array_equal(value, first[2][name], err_msg=name)
+  assert again.get_state() == {"step": 3}
+
+
+def test_a_run_goes_on_as_if_never_stopped(source, tmp_path):
+  whole, cut = tmp_path / "whole", tmp_path / "cut"
+  train.run(debug(), whole)
+  iterators = train.make_iterator
+  with pytest.MonkeyPatch.context() as patch:
+
+    def make_short(*args):
+      iterator, take = iterators(*args), resident.Batches.__next__
+
+      class Short(type(iterator)):
+
+        def __next__(self):
+          if self.get_state()["step"] == 2:
+            raise KeyboardInterrupt
+          return take(self)
+
+      iterator.__class__ = Short
+      return iterator
+
+    patch.setattr(train, "make_iterator", make_short)
+    with pytest.raises(KeyboardInterrupt):
+      train.run(debug(), cut)
+  train.run(debug(), cut)
+  lines = lambda folder: [
+      {name: record[name] for name in ("step", "loss", "batch_ids")}
+      for record in train.run_log.RunLog(folder, 4).records if "loss" in record]
+  assert lines(whole) == lines(cut) and len(lines(cut)) == 4
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"data.augment.flip": 0.5}, "changes no frames"),
+    ({"data.image_size": 128}, "image_size=64"),
+    ({"data.sources": (dict(name="a", dataset="babyai", view="where", weight=1.0),)}, "first view that all clips have"),
+])
+def test_what_does_not_fit_is_told(source, changes, words):
+  with pytest.raises(UserError, match=words):
+    batches(debug(**changes), source)
+
+
+def test_other_data_sets_are_refused(source):
+  config = debug()
+  parts = parts_lib.make_parts(config, jax.devices()[:1])
+  with pytest.raises(UserError, match="babyai alone"):
+    resident.Batches(config, parts, {"other": object()}, None, None)
