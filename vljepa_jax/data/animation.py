@@ -34,8 +34,9 @@ def read_picture_clip(
     FileNotFoundError: there is no such file.
     MediaError: it cannot be read, or the segment begins after its end.
   """
-  return np.stack(list(picture_clip(
-      read_file(path), lambda first, last: sample_moments(first, last, count, rng), start, end, os.fspath(path))))
+  frames = list(picture_clip(
+      read_file(path), lambda first, last: sample_moments(first, last, count, rng), start, end, os.fspath(path)))
+  return frames[0][None] if len(frames) == 1 else np.stack(frames)
 
 
 def picture_clip(
