@@ -1,6 +1,7 @@
 """The command as it is run: Beam, exit codes, what is kept, what a kill leaves."""
 
 import json
+import os
 import pathlib
 import resource
 import signal
@@ -89,6 +90,19 @@ def test_tfds_reads_it(converted):
         np.testing.assert_array_equal(row["frames"][0], source.frames(i, 1)[0])
 
 
+def test_shards_and_splits_of_nothing(manifest, tmp_path):
+  rows = [{"path": "0.png", "caption": "a"}, {"path": "3.mp4", "caption": "b"}, {"path": "2.png", "caption": "c"},
+          {"path": "17.mp4", "caption": "d", "split": "test"}]
+  path = pathlib.Path(manifest).with_name("few.jsonl")
+  path.write_text("\n".join(map(json.dumps, rows)))
+  assert run(tmp_path, f"--manifest={path}", "--clips_per_shard=1") == convert.QUARANTINED
+  builder = tfds.builder_from_directory(str(tmp_path))
+  assert builder.info.splits["train"].shard_lengths == [1, 0, 1] and builder.info.splits["test"].num_examples == 0
+  assert [row["id"] for row in builder.as_data_source("train")] == [b"0.png", b"2.png"]
+  source = open_source(str(tmp_path), "train")
+  assert source.frames(1, 1).shape == (1, 256, 341, 3) and len(open_source(str(tmp_path), "test")) == 0
+
+
 def test_again_it_does_nothing(manifest, converted, capsys):
   before = {path: path.stat().st_mtime_ns for path in converted.glob("clips-*")}
   assert run(converted, f"--manifest={manifest}") == convert.QUARANTINED
@@ -111,7 +125,13 @@ def test_a_changed_manifest_is_an_error(manifest, converted, capsys):
   changed = pathlib.Path(manifest).with_name("changed.jsonl")
   changed.write_text(lines)
   assert run(converted, f"--manifest={changed}") == 1
-  assert capsys.readouterr().err.count("\n") == 1
+  error = capsys.readouterr().err
+  assert "holds a conversion of other rows" in error and error.count("\n") == 1
+
+
+def test_the_same_manifest_by_another_path(manifest, converted, monkeypatch):
+  monkeypatch.chdir(pathlib.Path(manifest).parent)
+  assert run(converted, "--manifest=m.jsonl") == convert.QUARANTINED
 
 
 @pytest.mark.parametrize("arguments", [[], BOTH_CORES])
@@ -132,6 +152,24 @@ def test_killed_and_started_again(manifest, converted, tmp_path, arguments):
   assert "0 of them finished before" not in finished.stdout
   assert all(path.stat().st_mtime_ns == when for path, when in left.items()), "finished shards are kept"
   assert files(tmp_path) == files(converted)
+
+
+def children(pid):
+  """Processes that a process has started, by its threads."""
+  return [int(child) for path in pathlib.Path("/proc").glob(f"{pid}/task/*/children")
+          for child in path.read_text().split()]
+
+
+def test_a_worker_that_dies_does_not_leave_the_command_waiting(manifest, tmp_path):
+  command = [sys.executable, "-m", "vljepa_jax.data.convert", f"--manifest={manifest}", f"--out={tmp_path}",
+             "--clips_per_shard=1", *BOTH_CORES]
+  process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+  while not list(tmp_path.glob("index/*.jsonl")):
+    time.sleep(0.002)
+  shell = children(process.pid)[0]
+  os.kill((children(shell) or [shell])[0], signal.SIGSEGV)  # a shell may have become the worker
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == 1 and "a file has crashed its decoder" in error
 
 
 def test_damaged_shards_are_made_again(manifest, converted):

@@ -21,7 +21,7 @@ import threading
 import time
 from typing import Any
 
-from vljepa_jax.data.conversion.finish import finish
+from vljepa_jax.data.conversion.finish import finish, verify
 from vljepa_jax.data.conversion.frames import CODECS, JPEG, Encoding
 from vljepa_jax.data.conversion.items import Inputs, Item, read_inputs
 from vljepa_jax.data.conversion.shard import Shard, write_items, write_lines
@@ -72,7 +72,8 @@ def _convert(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
   try:
     from vljepa_jax.data.conversion import run
   except ImportError as error:
-    raise UserError(f"converting needs Apache Beam ({error}): pip install --no-deps -r requirements-convert.txt") from error
+    raise UserError(
+        f"converting needs Apache Beam ({error}): pip install --no-deps -r requirements-convert.txt") from error
   options = run.read_options(args.runner, beam_arguments)
   folder = pathlib.Path(args.out)
   inputs = read_inputs(args.manifest, args.webdataset, args.split)
@@ -81,19 +82,24 @@ def _convert(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
   folder.mkdir(parents=True, exist_ok=True)
   with open(folder / ".lock", "w") as lock:
     _take(lock, folder)
-    _claim(folder, inputs, {**dataclasses.asdict(encoding), "clips_per_shard": args.clips_per_shard}, plan)
+    _claim(folder, _describe(args, inputs, encoding, plan))
     left = [shard for shard in plan if not shard.header()]
-    if left or not (folder / INFO).is_file():
+    complete = not left and (folder / INFO).is_file() and (folder / QUARANTINE).is_file()
+    if complete:
+      print(f"{folder} is complete; nothing to do")
+    else:
       (folder / INFO).unlink(missing_ok=True)
-      print(f"{folder}: {inputs.rows:,} rows in {len(plan):,} shards, {len(plan) - len(left):,} of them finished before")
+      print(f"{folder}: {inputs.rows:,} rows in {len(plan):,} shards, {len(plan) - len(left):,} of them finished before",
+            flush=True)
       for shard in left:
         write_items(shard, plan[shard])
       with _Progress(left):
         run.run(left, encoding, options)
-    else:
-      print(f"{folder} is complete; nothing to do")
-    clips, bad = finish(folder, list(plan), inputs.rows, inputs.quarantined, inputs.classes)
-  print(f"{folder}: {clips:,} clips, {bad:,} of {inputs.rows:,} rows in quarantine"
+    headers, bad = verify(folder, list(plan), inputs)
+    if not complete:
+      finish(folder, headers, bad, inputs.classes)
+  clips = sum(header["records"] for header in headers.values())
+  print(f"{folder}: {clips:,} clips, {len(bad):,} of {inputs.rows:,} rows in quarantine"
         + (f" ({folder / QUARANTINE} tells why)" if bad else ""))
   return QUARANTINED if bad else 0
 
@@ -122,34 +128,38 @@ def _plan(folder: pathlib.Path, inputs: Inputs, size: int) -> dict[Shard, list[I
   return plan
 
 
-def _claim(
-    folder: pathlib.Path, inputs: Inputs, options: dict[str, Any], plan: dict[Shard, list[Item]]) -> None:
-  """Writes down what is converted and how; UserError if the folder holds another conversion."""
-  shards = {}
-  for shard in plan:
-    shards[shard.split] = shard.count
+def _describe(
+    args: argparse.Namespace, inputs: Inputs, encoding: Encoding, plan: dict[Shard, list[Item]]) -> dict[str, Any]:
+  """What is converted and how, as the folder keeps it."""
   items = [item for mine in plan.values() for item in mine]
-  now = dict(
-      format=FORMAT, input=_fingerprint(items, inputs.quarantined), options=options, shards=shards, rows=inputs.rows,
-      media=media_kind(item.name for item in items), classes=list(inputs.classes))
+  base = os.path.dirname(args.manifest or args.webdataset) or "."
+  return dict(
+      format=FORMAT, input=_fingerprint(items, inputs.quarantined, base), rows=inputs.rows,
+      options={**dataclasses.asdict(encoding), "clips_per_shard": args.clips_per_shard},
+      shards={shard.split: shard.count for shard in plan}, media=media_kind(item.name for item in items),
+      classes=list(inputs.classes))
+
+
+def _claim(folder: pathlib.Path, now: dict[str, Any]) -> None:
+  """Writes down what is converted and how; UserError if the folder holds another conversion."""
   path = folder / CONVERSION
   if not path.is_file():
     write_lines(path, [now])
     return
   before = json.loads(path.read_text(encoding="utf-8"))
-  changed = [f"--{name}={before['options'].get(name)} and not {value}" for name, value in options.items()
-             if before["options"].get(name) != value]
-  if changed or before != now:
-    what = f"with {', '.join(changed)}" if changed else "of another input: rows have changed since"
-    raise UserError(f"{folder} holds a conversion {what}; give another --out, or delete it")
+  if before == now:
+    return
+  changed = [f"--{name}={before['options'].get(name)} and not {value}" for name, value in now["options"].items()
+             if before.get("format") == FORMAT and before["options"].get(name) != value]
+  what = f"with {', '.join(changed)}" if changed else "of other rows, or by another version"
+  raise UserError(f"{folder} holds a conversion {what}; give another --out, or delete it")
 
 
-def _fingerprint(items: Sequence[Item], quarantined: Sequence[dict[str, Any]]) -> str:
-  """A hash of all rows, wherever the input lies."""
-  root = os.path.dirname(os.path.commonprefix([item.path for item in items]))
+def _fingerprint(items: Sequence[Item], quarantined: Sequence[dict[str, Any]], base: str) -> str:
+  """A hash of all rows; files count by their paths from the folder `base`, wherever that lies."""
   digest = hashlib.sha256()
   for item in items:
-    row = {**dataclasses.asdict(item), "path": item.path.removeprefix(root), "record": None}
+    row = {**dataclasses.asdict(item), "path": os.path.relpath(item.path, base), "record": None}
     digest.update(json.dumps(row, sort_keys=True).encode())
   for entry in quarantined:
     digest.update(json.dumps(entry["reason"]).encode())

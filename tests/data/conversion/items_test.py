@@ -71,7 +71,7 @@ def test_tar_files(tmp_path):
   write_tar(tmp_path / "s-00.tar", [
       ("d.1/a.mp4", b"video"), ("d.1/a.txt", "Grüße\n".encode()), ("b.jpg", b"picture"),
       ("b.json", json.dumps({"caption": "tea", "label": "x", "split": "test", "width": 3, "sha256": None}).encode()),
-      ("c.txt", b"alone"), ("e.png", b"p"), ("f.png", b"p"), ("f.txt", b"\xff"), ("g.png", b"p"), ("g.json", b"[]")])
+      ("c.txt", b"alone"), ("\udcff.jpg", b"p"), ("\udcff.txt", b"odd"), ("e.png", b"p"), ("f.png", b"p"), ("f.txt", b"\xff"), ("g.png", b"p"), ("g.json", b"[]")])
   write_tar(tmp_path / "s-01.tar", [("a.webp", b"q"), ("a.txt", b"second")])
   inputs = read_inputs(None, str(tmp_path / "s-{00..02}.tar"), "train")
   first, second = inputs.splits["train"]
@@ -82,13 +82,14 @@ def test_tar_files(tmp_path):
   assert second.texts["id"] == "s-01.tar/a" and second.is_picture
   assert inputs.splits["test"][0].texts["label"] == "x"
   told = dict(reasons(inputs))
-  assert set(told) == {"c", "e", "f", "g", "s-02.tar"}
+  assert set(told) == {"c", "e", "f", "g", "s-02.tar", "\\udcff"} and "not UTF-8" in told["\\udcff"]
   assert "one only; there are .txt" in told["c"] and "no caption" in told["e"]
   assert "txt is not UTF-8" in told["f"] and "must be an object" in told["g"] and "No such file" in told["s-02.tar"]
 
 
 def test_a_tar_file_that_breaks_off(tmp_path):
-  path = write_tar(tmp_path / "s.tar", [("a.jpg", b"x" * 600), ("a.txt", b"a"), ("b.jpg", b"x" * 9000), ("b.txt", b"b")])
+  members = [("a.jpg", b"x" * 600), ("a.txt", b"a"), ("b.jpg", b"x" * 9000), ("b.txt", b"b")]
+  path = write_tar(tmp_path / "s.tar", members)
   data = (tmp_path / "s.tar").read_bytes()
   (tmp_path / "s.tar").write_bytes(data[:4500])
   inputs = read_inputs(None, str(tmp_path / "*.tar"), "train")
@@ -99,7 +100,8 @@ def test_a_tar_file_that_breaks_off(tmp_path):
 @pytest.mark.parametrize("lines, message", [
     ([b"{no"], "no row that can be used: this is no JSON"),
     ([{"path": "a.jpg", "caption": "x", "split": "a-b"}], "the split 'a-b' must be a word"),
-    ([{"path": "a.jpg", "caption": "x", "questions": [{"query": "q", "answer": "a", "kind": "caption"}]}], "no name for"),
+    ([{"path": "a.jpg", "caption": "x", "questions": [{"query": "q", "answer": "a", "kind": "caption"}]}],
+     "'caption' is no name for a kind of questions"),
 ])
 def test_manifests_that_are_of_no_use(tmp_path, lines, message):
   with pytest.raises(ValueError, match=message):

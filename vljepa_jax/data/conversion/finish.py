@@ -9,40 +9,43 @@ from typing import Any
 
 import numpy as np
 
+from vljepa_jax.data.conversion.items import Inputs
 from vljepa_jax.data.conversion.shard import TEMPORARY, Shard, write_lines
 from vljepa_jax.data.shards import INFO, NAME, QUARANTINE, VERSION
 from vljepa_jax.errors import UserError, as_user_error
 
 
-def finish(
-    folder: pathlib.Path, shards: Sequence[Shard], rows: int, quarantined: Sequence[Mapping[str, Any]],
-    classes: Sequence[str],
-) -> tuple[int, int]:
-  """Verifies the shards, and writes what is told of them together; TFDS's `dataset_info.json` comes last.
+Headers = Mapping[Shard, Mapping[str, Any]]
 
-  Args:
-    rows: of the input, good and bad.
-    quarantined: entries of those that were wrong in themselves.
+
+def verify(
+    folder: pathlib.Path, shards: Sequence[Shard], inputs: Inputs) -> tuple[Headers, Sequence[Mapping[str, Any]]]:
+  """Counts what is there against the input.
 
   Returns:
-    How many clips there are, and how many rows are in quarantine.
+    The headers of the shards, and the entries of all rows that are in quarantine.
 
   Raises:
-    UserError: a shard is missing or damaged, the counts do not add up, or nothing is left.
+    UserError: a shard is missing or damaged, or the counts do not add up.
   """
-  headers = [_verified(shard) for shard in shards]
-  bad = [*quarantined, *itertools.chain.from_iterable(header["quarantined"] for header in headers)]
-  clips = sum(header["records"] for header in headers)
-  if clips + len(bad) != rows:
-    raise UserError(f"{folder} has {clips:,} clips and {len(bad):,} in quarantine of {rows:,} rows; delete it")
+  headers = {shard: _verified(shard) for shard in shards}
+  bad = [*inputs.quarantined, *itertools.chain.from_iterable(header["quarantined"] for header in headers.values())]
+  clips = sum(header["records"] for header in headers.values())
+  if clips + len(bad) != inputs.rows:
+    raise UserError(f"{folder} has {clips:,} clips and {len(bad):,} in quarantine of {inputs.rows:,} rows; delete it")
+  return headers, bad
+
+
+def finish(
+    folder: pathlib.Path, headers: Headers, bad: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
+  """Writes what is told of all shards together, TFDS's `dataset_info.json` last; UserError if nothing could be used."""
   write_lines(folder / QUARANTINE, bad)
-  if not clips:
+  if not any(header["records"] for header in headers.values()):
     raise UserError(f"no clip could be converted; {folder / QUARANTINE} tells why, first: {bad[0]['reason']}")
-  _write_info(folder, shards, headers, classes)
+  _write_info(folder, headers, classes)
   shutil.rmtree(folder / "plan", ignore_errors=True)
   for left in [*folder.glob(f"*{TEMPORARY}*"), *folder.glob(f"index/*{TEMPORARY}*")]:
     left.unlink(missing_ok=True)
-  return clips, len(bad)
 
 
 def _verified(shard: Shard) -> Mapping[str, Any]:
@@ -76,7 +79,7 @@ def features(classes: Sequence[str]) -> Any:
       times=tfds.features.Sequence(tfds.features.Scalar(np.int64)), duration=tfds.features.Scalar(np.int64)))
 
 
-def _write_info(folder: pathlib.Path, shards: Sequence[Shard], headers: Sequence[Any], classes: Sequence[str]) -> None:
+def _write_info(folder: pathlib.Path, headers: Headers, classes: Sequence[str]) -> None:
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import dataset_info, naming
 
@@ -88,7 +91,7 @@ def _write_info(folder: pathlib.Path, shards: Sequence[Shard], headers: Sequence
   template = naming.ShardedFileTemplate(
       data_dir=folder, dataset_name=NAME, filetype_suffix="array_record")
   rows = {}
-  for shard, header in zip(shards, headers, strict=True):
+  for shard, header in headers.items():
     rows.setdefault(shard.split, []).append(header)
   info.set_splits(tfds.core.splits.SplitDict([
       tfds.core.SplitInfo(

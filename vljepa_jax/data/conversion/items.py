@@ -71,8 +71,8 @@ class Inputs:
 
 def quarantine(path: str | None, record: str | None, reason: Exception | str) -> dict[str, Any]:
   """An entry of the quarantine file."""
-  text = reason if isinstance(reason, str) else one_line(reason)
-  return {"path": path, "record": record, "reason": text.encode("utf-8", "backslashreplace").decode()}
+  told = {"path": path, "record": record, "reason": reason if isinstance(reason, str) else one_line(reason)}
+  return {name: text and text.encode("utf-8", "backslashreplace").decode() for name, text in told.items()}
 
 
 def read_inputs(manifest: str | None, webdataset: str | None, split: str) -> Inputs:
@@ -87,7 +87,7 @@ def read_inputs(manifest: str | None, webdataset: str | None, split: str) -> Inp
   rows, items, bad, seen = [], {}, [], {}
   for record, path, row, place in found:
     if isinstance(row, Row):
-      row = _duplicate(row, record, seen) or row
+      row = _fault(row, record, seen) or row
     if isinstance(row, Exception):
       bad.append(quarantine(path, record, row))
       continue
@@ -120,7 +120,12 @@ def _manifest_rows(manifest: str) -> Iterator[tuple[str, str | None, Row | Excep
       yield record, row.media.path, row, None
 
 
-def _duplicate(row: Row, record: str, seen: dict[str, str]) -> ValueError | None:
+def _fault(row: Row, record: str, seen: dict[str, str]) -> ValueError | None:
+  """What is wrong with a row that is right in itself."""
+  try:
+    json.dumps([row.media.path, dataclasses.asdict(row.record)], ensure_ascii=False).encode("utf-8")
+  except UnicodeEncodeError:
+    return ValueError("a name in it is not UTF-8 text")
   first = seen.setdefault(row.record.id, record)
   if first == record:
     return None

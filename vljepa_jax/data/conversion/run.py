@@ -77,7 +77,9 @@ def _runner(options: pipeline_options.PipelineOptions) -> fn_runner.FnApiRunner 
 
 def _leave(raised: threading.ExceptHookArgs) -> None:
   """Ends the command if a worker process has died, for which Beam would wait forever."""
-  if raised.thread and raised.thread.name == "run_worker":
-    print(f"error: {one_line(raised.exc_value)}: memory ran out, or a file has crashed its decoder; what is finished is "
-          "kept, and the same command goes on from there", file=sys.stderr, flush=True)
-    os._exit(1)
+  if not raised.thread or raised.thread.name != "run_worker":
+    threading.__excepthook__(raised)
+    return
+  print(f"error: {one_line(raised.exc_value)}: memory ran out, or a file has crashed its decoder; what is finished is kept,"
+        " and the same command goes on from there", file=sys.stderr, flush=True)
+  os._exit(1)
