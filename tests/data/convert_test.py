@@ -172,6 +172,20 @@ def test_a_worker_that_dies_does_not_leave_the_command_waiting(manifest, tmp_pat
   assert process.returncode == 1 and "a file has crashed its decoder" in error
 
 
+@pytest.mark.parametrize("arguments", [[], BOTH_CORES])
+def test_stopped_by_hand(manifest, tmp_path, arguments):
+  """Ctrl-C reaches all processes of a terminal's group."""
+  command = [sys.executable, "-m", "vljepa_jax.data.convert", f"--manifest={manifest}", f"--out={tmp_path}",
+             "--clips_per_shard=1", *arguments]
+  process = subprocess.Popen(
+      command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+  while not list(tmp_path.glob("index/*.jsonl")):
+    time.sleep(0.002)
+  os.killpg(process.pid, signal.SIGINT)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == 130 and error.startswith("stopped; finished shards are kept") and error.count("\n") == 1
+
+
 def test_damaged_shards_are_made_again(manifest, converted):
   before = files(converted)
   first, second = sorted(converted.glob("clips-train*"))[:2]

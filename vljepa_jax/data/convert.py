@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import pathlib
+import signal
 import sys
 import threading
 import time
@@ -36,15 +37,21 @@ EVERY = 5.0  # seconds between looks at the progress
 def main(argv: Sequence[str] | None = None) -> int:
   """The command; gives its exit code, and leaves with one line and code 1 for what the caller can put right."""
   args, beam_arguments = _parser().parse_known_args(argv)
+  before = signal.signal(signal.SIGINT, _stop)
   try:
     with as_user_error(*INPUT_ERRORS):
       return _convert(args, beam_arguments)
   except UserError as error:
     print("error:", one_line(error), file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
-    print("stopped; finished shards are kept, and the same command goes on from there", file=sys.stderr, flush=True)
-    os._exit(130)  # a decoder's thread may still run, and an orderly exit would wait for it
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def _stop(*_) -> None:
+  """Leaves at once: runners make errors of their own of a KeyboardInterrupt, and workers end with this process."""
+  print("stopped; finished shards are kept, and the same command goes on from there", file=sys.stderr, flush=True)
+  os._exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,9 +20,9 @@ from vljepa_jax.errors import UserError, one_line
 
 DIRECT = "DirectRunner"
 PROCESSES = "multi_processing"  # a mode of it
-# What a worker raises comes here anyway; its stderr would tell it once more.
-QUIET = ("import logging, os, sys; logging.getLogger().addHandler(logging.NullHandler()); "
-         "sys.stderr = open(os.devnull, \"w\")")
+# What a worker raises comes here anyway; its stderr would tell it once more. Ctrl-C is for the command to answer.
+QUIET = ("import logging, os, signal, sys; logging.getLogger().addHandler(logging.NullHandler()); "
+         "sys.stderr = open(os.devnull, \"w\"); signal.signal(signal.SIGINT, signal.SIG_IGN)")
 WORKER = "from apache_beam.runners.worker import sdk_worker_main; sdk_worker_main.main([])"
 
 
