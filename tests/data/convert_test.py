@@ -255,6 +255,13 @@ def test_a_full_disk(manifest, converted, tmp_path, arguments):
   assert files(tmp_path) == files(converted)
 
 
+def test_broken_off_at_the_very_end(manifest, converted):
+  before = files(converted)
+  (converted / "dataset_info.json").unlink()
+  assert run(converted, f"--manifest={manifest}") == convert.QUARANTINED
+  assert files(converted) == before
+
+
 def test_two_at_a_time(manifest, converted, capsys):
   with open(converted / ".lock", "w") as lock:
     convert.fcntl.flock(lock, convert.fcntl.LOCK_EX)

@@ -31,8 +31,9 @@ def manifest(tmp_path_factory):
   rows = []
   for i in range(5):
     encode_video(folder / f"{i}.mp4", moving(i), codec="libx264", crf=4)
-    rows.append({"path": f"{i}.mp4", "captions": {"brief": f"clip {i}", "detailed": [f"the clip {i}", f"{i}, a clip"]},
-                 "query": ["which?", "what?"], "answer": f"number {i % 2}", "label": "odd" if i % 2 else "even"})
+    captions = {"brief": f"clip {i}", "detailed": [f"the clip {i}", f"{i}, a\u2028clip\x85"]}
+    rows.append({"path": f"{i}.mp4", "captions": captions, "query": ["which?", "what?"], "answer": f"number {i % 2}",
+                 "label": "odd" if i % 2 else "even"})
   rows[4] |= {"start": 0.5, "end": 1.5}
   Image.fromarray(moving(7)[0]).save(folder / "p.png")
   rows.append({"path": "p.png", "caption": "a picture", "split": "test", "label": "none"})

@@ -23,11 +23,12 @@ import time
 from typing import Any
 
 from vljepa_jax.data.conversion.finish import finish, verify
-from vljepa_jax.data.conversion.frames import CODECS, JPEG, Encoding
+from vljepa_jax.data.conversion.frames import CODECS, H264, JPEG, Encoding
 from vljepa_jax.data.conversion.items import Inputs, Item, read_inputs
 from vljepa_jax.data.conversion.shard import Shard, write_items, write_lines
 from vljepa_jax.data.manifest import TRAIN, media_kind
 from vljepa_jax.data.shards import CONVERSION, FORMAT, INFO, QUARANTINE
+from vljepa_jax.data.video import import_av
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error, one_line
 
 QUARANTINED = 3  # exit code
@@ -86,6 +87,8 @@ def _convert(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
   inputs = read_inputs(args.manifest, args.webdataset, args.split)
   encoding = Encoding(args.size, args.fps, args.max_frames, args.max_seconds, args.codec, args.quality)
   plan = _plan(folder, inputs, args.clips_per_shard)
+  if args.codec == H264 or not all(item.is_picture for items in plan.values() for item in items):
+    import_av()
   folder.mkdir(parents=True, exist_ok=True)
   with open(folder / ".lock", "w") as lock:
     _take(lock, folder)
@@ -96,12 +99,13 @@ def _convert(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
       print(f"{folder} is complete; nothing to do")
     else:
       (folder / INFO).unlink(missing_ok=True)
-      print(f"{folder}: {inputs.rows:,} rows in {len(plan):,} shards, {len(plan) - len(left):,} of them finished before",
-            flush=True)
+      finished = len(plan) - len(left)
+      print(f"{folder}: {inputs.rows:,} rows in {len(plan):,} shards, {finished:,} of them finished before", flush=True)
       for shard in left:
         write_items(shard, plan[shard])
-      with _Progress(left):
-        run.run(left, encoding, options)
+      if left:
+        with _Progress(left):
+          run.run(left, encoding, options)
     headers, bad = verify(folder, list(plan), inputs)
     if not complete:
       finish(folder, headers, bad, inputs.classes)

@@ -71,12 +71,18 @@ def open_shards(folder: pathlib.Path, split: str) -> ClipSource:
 def read_index(path: pathlib.Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
   """Header and rows of a shard's index; ValueError if it is damaged."""
   try:
-    header, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    header, *rows = read_lines(path)
   except (OSError, ValueError) as error:
     raise ValueError(f"{path} cannot be read; delete it and run the conversion again") from error
   if header["records"] != len(rows):
     raise ValueError(f"{path} has {len(rows)} rows of {header['records']}; delete it and run the conversion again")
   return header, rows
+
+
+def read_lines(path: pathlib.Path) -> list[Any]:
+  """Rows of a file of JSON lines; OSError or ValueError if it cannot be read."""
+  with path.open(encoding="utf-8") as file:  # str.splitlines would end lines within texts, too
+    return list(map(json.loads, file))
 
 
 def _record(row: Mapping[str, Any]) -> ClipRecord:

@@ -71,7 +71,8 @@ def test_tar_files(tmp_path):
   write_tar(tmp_path / "s-00.tar", [
       ("d.1/a.mp4", b"video"), ("d.1/a.txt", "Grüße\n".encode()), ("b.jpg", b"picture"),
       ("b.json", json.dumps({"caption": "tea", "label": "x", "split": "test", "width": 3, "sha256": None}).encode()),
-      ("c.txt", b"alone"), ("\udcff.jpg", b"p"), ("\udcff.txt", b"odd"), ("e.png", b"p"), ("f.png", b"p"), ("f.txt", b"\xff"), ("g.png", b"p"), ("g.json", b"[]")])
+      ("c.txt", b"alone"), ("\udcff.jpg", b"p"), ("\udcff.txt", b"odd"),
+      ("e.png", b"p"), ("f.png", b"p"), ("f.txt", b"\xff"), ("g.png", b"p"), ("g.json", b"[]")])
   write_tar(tmp_path / "s-01.tar", [("a.webp", b"q"), ("a.txt", b"second")])
   inputs = read_inputs(None, str(tmp_path / "s-{00..02}.tar"), "train")
   first, second = inputs.splits["train"]

@@ -63,12 +63,14 @@ def encode(item: Item, encoding: Encoding) -> Stored:
 
   Raises:
     MediaError: it cannot be read, or is too large or too long.
-    OSError, ValueError: the same, from the libraries that read it.
+    OSError: there is no such file.
     ImportError: PyAV is missing.
   """
   sampling = _Sampling(encoding)
   pictures = _pictures(item, sampling, encoding)
-  first = next(pictures)
+  first = next(pictures, None)
+  if first is None:
+    raise MediaError(f"{item.name} holds no frame")
   if sampling.moments is None:
     return Stored([_jpeg(first, encoding.quality)], b"", [0], 0)
   frames = _changes(itertools.chain([first], pictures), sampling)

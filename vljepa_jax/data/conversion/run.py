@@ -80,6 +80,6 @@ def _leave(raised: threading.ExceptHookArgs) -> None:
   if not raised.thread or raised.thread.name != "run_worker":
     threading.__excepthook__(raised)
     return
-  print(f"error: {one_line(raised.exc_value)}: memory ran out, or a file has crashed its decoder; what is finished is kept,"
-        " and the same command goes on from there", file=sys.stderr, flush=True)
+  print(f"error: {one_line(raised.exc_value)}: memory ran out, or a file has crashed its decoder; what is finished is "
+        "kept, and the same command goes on from there", file=sys.stderr, flush=True)
   os._exit(1)

@@ -11,8 +11,8 @@ import uuid
 
 from vljepa_jax.data.conversion.frames import Encoding, encode
 from vljepa_jax.data.conversion.items import Item, quarantine
-from vljepa_jax.data.shards import Stored, data_path, index_path, read_index
-from vljepa_jax.errors import UserError
+from vljepa_jax.data.shards import Stored, data_path, index_path, read_index, read_lines
+from vljepa_jax.errors import MediaError, UserError, one_line
 
 TEMPORARY = ".tmp-"  # in names of files that are being written
 OPTIONS = "group_size:1"  # records are read one by one
@@ -64,7 +64,7 @@ def convert_shard(shard: Shard, encoding: Encoding) -> None:
   """
   if shard.header():
     return
-  items = [Item(**json.loads(line)) for line in shard.plan.read_text(encoding="utf-8").splitlines()]
+  items = [Item(**row) for row in read_lines(shard.plan)]
   rows, bad = [], []
   temporary = _temporary(shard.data)
   try:
@@ -87,8 +87,11 @@ def _encoded(items: Sequence[Item], encoding: Encoding, bad: list) -> Iterator[t
   for item in items:
     try:
       stored = encode(item, encoding)
-    except (ValueError, OSError) as error:  # MediaError, and what FFmpeg and Pillow raise beside
-      bad.append(quarantine(item.name, item.record, error))
+    except ImportError:
+      raise
+    except Exception as error:  # MediaError, and whatever decoders raise beside: one file must not end it all
+      kind = "" if isinstance(error, (MediaError, OSError)) else f"{type(error).__name__}: "
+      bad.append(quarantine(item.name, item.record, kind + one_line(error)))
     else:
       yield item, stored
 
