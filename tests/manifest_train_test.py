@@ -2,7 +2,7 @@
 
 import json
 
-from configs import base
+from configs import base, folder
 import numpy as np
 import pytest
 
@@ -10,6 +10,7 @@ from tests import tiny
 from tests.tiny_video import write_video
 from vljepa_jax import config as config_lib
 from vljepa_jax import evaluation, train
+from vljepa_jax.data import convert
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -49,3 +50,14 @@ def test_videos_train_although_one_is_broken(manifest, tmp_path, caplog):
   assert "Clip → caption, R@1" in page and "data:image/webp" in page and "Class, top-1" not in page
   told = [record.getMessage() for record in caplog.records if "left out in training" in record.getMessage()]
   assert len(told) == 1 and "3.mp4 cannot be read as a video" in told[0]
+
+
+def test_shards_train_as_their_manifest(manifest, tmp_path):
+  """The recipe names the folder of a conversion; the broken clip is not in it."""
+  pytest.importorskip("apache_beam", reason="conversion needs Apache Beam: see requirements-convert.txt")
+  shards = tmp_path / "shards"
+  assert convert.main([f"--manifest={manifest}", f"--out={shards}"]) == convert.QUARANTINED
+  train.run(recipe(str(shards)), tmp_path / "run")
+  results = evaluation.read_results(tmp_path / "run")
+  assert results["media"] == "clip" and results["vqa"]["question"]["questions"] == 4
+  assert folder.get_config(str(shards)).data.sources[0]["dataset"] == str(shards)

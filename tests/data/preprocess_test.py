@@ -3,10 +3,11 @@
 import pathlib
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from vljepa_jax.data import preprocess as preprocess_lib
-from vljepa_jax.data.preprocess import CENTRE_CROPS, KINDS, Preprocess, fit_square, pad_square
+from vljepa_jax.data.preprocess import CENTRE_CROPS, KINDS, LONGEST, Preprocess, fit_square, pad_square
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 SHAPES = [(1, 500), (500, 1), (1, 1), (7, 5), (16, 16), (33, 32)]
@@ -113,3 +114,16 @@ def test_the_canvas_of_crops():
 def test_an_unknown_kind_is_named():
   with pytest.raises(ValueError, match="no preprocessing 'squash'; there are pad_square, vjepa2, imagenet"):
     Preprocess("squash", 8)
+
+
+@pytest.mark.parametrize("kind", list(CENTRE_CROPS))
+def test_the_centre_is_that_of_the_whole(kind):
+  """To the bit, whatever is left out of the resizing."""
+  rng = np.random.default_rng(0)
+  for size in rng.integers(1, 700, (40, 2)):
+    image, crop = rng.integers(0, 256, (*size, 3), np.uint8), CENTRE_CROPS[kind]
+    height, width = resized = [int(crop.short_side(64) * side / min(size)) for side in size]
+    top, left = (crop.half((side - 64) / 2) for side in resized)
+    whole = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    if max(resized) <= LONGEST:
+      np.testing.assert_array_equal(Preprocess(kind, 64)(image), whole[top:top + 64, left:left + 64], str(size))

@@ -1,5 +1,6 @@
 """Frames of pictures that move: GIF, WebP, PNG and AVIF files with several frames, by Pillow."""
 
+from collections.abc import Callable, Iterator
 import os
 
 import numpy as np
@@ -33,15 +34,29 @@ def read_picture_clip(
     FileNotFoundError: there is no such file.
     MediaError: it cannot be read, or the segment begins after its end.
   """
-  name = os.fspath(path)
-  with opened_image(read_file(path), name) as image:
+  frames = list(picture_clip(
+      read_file(path), lambda first, last: sample_moments(first, last, count, rng), start, end, os.fspath(path)))
+  return frames[0][None] if len(frames) == 1 else np.stack(frames)
+
+
+def picture_clip(
+    data: bytes, choose: Callable[[float, float], np.ndarray], start: float, end: float | None, name: str
+) -> Iterator[np.ndarray]:
+  """Frames of an animation one at a time, as `clip_pictures` gives those of a video; of a picture the one it has.
+
+  `choose` is asked for animations only.
+  """
+  with opened_image(data, name) as image:
     if image.format not in ANIMATED or getattr(image, "n_frames", 1) == 1:
-      return to_rgb(image, name)[None]
+      yield to_rgb(image, name)
+      return
     ends = np.cumsum(_seconds(image))
-    moments = sample_moments(*cut_segment(name, start, end, ends[-1]), count, rng)
-    numbers = on_show(np.concatenate([[0.0], ends[:-1]]), moments)
-    frames = {number: _frame(image, number, name) for number in sorted(set(numbers.tolist()))}
-    return np.stack([frames[number] for number in numbers])
+    moments = choose(*cut_segment(name, start, end, ends[-1]))
+    before, frame = -1, None
+    for number in on_show(np.concatenate([[0.0], ends[:-1]]), moments).tolist():
+      if number != before:
+        before, frame = number, _frame(image, number, name)
+      yield frame
 
 
 def _seconds(image: Image.Image) -> list[float]:

@@ -118,3 +118,17 @@ class ClipSource:
   def kinds(self) -> tuple[str, ...]:
     """The kinds of questions, in order of appearance."""
     return tuple(dict.fromkeys(question.kind for record in self.records for question in record.questions))
+
+
+def with_candidates(records: Sequence[ClipRecord]) -> list[ClipRecord]:
+  """The records of a split; a question without candidates gets all answers to questions of its kind among them."""
+  answers = {}
+  for record in records:
+    for question in record.questions:
+      answers.setdefault(question.kind, set()).add(question.answer)
+  pools = {kind: tuple(sorted(texts)) for kind, texts in answers.items()}
+  return [
+      dataclasses.replace(record, questions=tuple(
+          question if question.candidates else dataclasses.replace(question, candidates=pools[question.kind])
+          for question in record.questions)) if record.questions else record
+      for record in records]

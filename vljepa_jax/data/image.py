@@ -103,7 +103,7 @@ def to_rgb(image: Image.Image, name: str) -> np.ndarray:
   if image.has_transparency_data:
     rgba = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE + (255,)), rgba)
-  return np.array(image.convert("RGB"))
+  return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _wide_grey(image: Image.Image) -> np.ndarray:

@@ -10,7 +10,7 @@ Columns of a row:
   id         the path, with the segment, where it is left out
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import difflib
 import functools
@@ -23,7 +23,7 @@ import numpy as np
 
 from vljepa_jax.data import tables
 from vljepa_jax.data.animation import read_picture_clip
-from vljepa_jax.data.clips import ClipQuestion, ClipRecord, ClipSource
+from vljepa_jax.data.clips import ClipQuestion, ClipRecord, ClipSource, with_candidates
 from vljepa_jax.data.image import ENDINGS as PICTURES
 from vljepa_jax.data.video_clip import read_clip
 from vljepa_jax.errors import MediaError
@@ -33,6 +33,7 @@ QUESTION = ("query", "answer", "kind", "candidates")
 KIND = "question"  # of questions that tell none
 TRAIN = "train"
 RESERVED = ("caption", "answer")  # views that every data set has
+STILL = tuple(ending for ending in PICTURES if ending != ".gif")
 SAMPLE = 1 << 16  # bytes at either end of a file that tell it from others
 
 
@@ -92,11 +93,14 @@ def open_manifest(dataset: str, split: str) -> ClipSource:
   places = {name: i for i, name in enumerate(classes)}
   records = [dataclasses.replace(row.record, label=places.get(row.label, -1)) for row in mine]
   media = [row.media for row in mine]
-  # Of the whole manifest, so that all of its splits are looked at alike.
-  still = all(row.media.is_picture and not row.media.path.lower().endswith(".gif") for row in rows)
   return ClipSource(
       dataset, split, classes, with_candidates(records), Reader(media), functools.partial(_fingerprint, media),
-      "picture" if still else "clip")
+      media_kind([row.media.path for row in rows]))  # of the whole manifest, so that its splits are looked at alike
+
+
+def media_kind(names: Iterable[str]) -> str:
+  """The `media` of a `ClipSource` with files of these names: "picture" if they hold pictures that do not move."""
+  return "picture" if all(name.lower().endswith(STILL) for name in names) else "clip"
 
 
 class Reader:
@@ -121,19 +125,20 @@ def _read(path: pathlib.Path, state: tuple[int, int]) -> tuple[tuple[Row, ...], 
   rows, places = [], []
   for place, cells in tables.read_rows(path):
     try:
-      rows.append(_row(path.parent, cells))
+      rows.append(make_row(path.parent, cells))
     except ValueError as error:
       raise ValueError(f"{place}: {error}") from error
     places.append(place)
   if not rows:
     raise ValueError(f"{path} has no rows")
   _check_ids(rows, places)
-  _check_names(path, rows)
+  check_names(path, rows)
   _check_files(rows, places)
   return tuple(rows), tuple(sorted({row.label for row in rows if row.label is not None}))
 
 
-def _row(folder: pathlib.Path, cells: tables.Row) -> Row:
+def make_row(folder: pathlib.Path, cells: tables.Row) -> Row:
+  """A row of a manifest in a folder; ValueError says what is wrong with it."""
   _check_columns(cells)
   path = _text(cells, "path")
   start, end = _seconds(cells, "start"), _seconds(cells, "end")
@@ -261,7 +266,7 @@ def _check_ids(rows: Sequence[Row], places: Sequence[str]) -> None:
     seen[row.record.id] = place
 
 
-def _check_names(path: pathlib.Path, rows: Sequence[Row]) -> None:
+def check_names(path: pathlib.Path, rows: Sequence[Row]) -> None:
   """Fields and kinds are names of views, and must differ."""
   fields = {field for row in rows for field in row.record.captions} | set(RESERVED)
   for row in rows:
@@ -278,20 +283,6 @@ def _check_files(rows: Sequence[Row], places: Sequence[str]) -> None:
   if missing:
     raise ValueError(
         f"{files[missing[0]]}: there is no file {missing[0]} ({len(missing):,} of {len(files):,} files are missing)")
-
-
-def with_candidates(records: Sequence[ClipRecord]) -> list[ClipRecord]:
-  """The records of a split; a question without candidates gets all answers to questions of its kind among them."""
-  answers = {}
-  for record in records:
-    for question in record.questions:
-      answers.setdefault(question.kind, set()).add(question.answer)
-  pools = {kind: tuple(sorted(texts)) for kind, texts in answers.items()}
-  return [
-      dataclasses.replace(record, questions=tuple(
-          question if question.candidates else dataclasses.replace(question, candidates=pools[question.kind])
-          for question in record.questions)) if record.questions else record
-      for record in records]
 
 
 def _fingerprint(media: Sequence[Media], index: int) -> bytes:

@@ -65,8 +65,13 @@ class Preprocess:
     if max(resized) > LONGEST:
       across, down = width / resized[0], height / resized[1]
       return self.cut(image, (left * across, top * down, (left + self.size) * across, (top + self.size) * down))
-    whole = np.asarray(Image.fromarray(image).resize(resized, Image.Resampling.BILINEAR))
-    return whole[top:top + self.size, left:left + self.size].copy()
+    shown = Image.fromarray(image)
+    if width >= height:
+      # Of such a picture Pillow resizes rows first, then columns, and rounds between: those cut off need no resizing.
+      shown = shown.resize((resized[0], height), Image.Resampling.BILINEAR).crop((left, 0, left + self.size, height))
+      resized, left = [self.size, resized[1]], 0
+    shown = shown.resize(resized, Image.Resampling.BILINEAR)
+    return np.array(shown.crop((left, top, left + self.size, top + self.size)))
 
   def canvas(self, image: np.ndarray) -> np.ndarray:
     """What random crops are cut out of: the picture on its white square, or the picture alone. (H, W, 3), uint8."""

@@ -1,4 +1,4 @@
-"""Data sets by name: the built-in openclipart and BabyAI, a manifest of one's own files, or a TFDS folder."""
+"""Data sets by name: the built-in openclipart and BabyAI, a manifest of one's own files, shards, or a TFDS folder."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -13,6 +13,7 @@ from vljepa_jax.data.clips import ClipRecord, ClipSource, ReadFrames
 from vljepa_jax.data.dataset import DataSet, with_queries
 from vljepa_jax.data.image import ImageError, read_image
 from vljepa_jax.data.manifest import is_manifest, open_manifest
+from vljepa_jax.data.shards import is_converted, open_shards
 from vljepa_jax.data.tfds_clips import open_tfds
 
 OPENCLIPART = "openclipart"
@@ -99,10 +100,10 @@ def open_source(dataset: str | DataSet, split: str) -> AnySource:
   """Opens a split.
 
   Args:
-    dataset: "openclipart"; "babyai"; a manifest (`data/manifest.py`); or a folder that `tfds.builder_from_directory`
-      reads, such as `my_data/1.0.0`, whose records have `FIELDS`: id, title, caption, keywords (one a line) and image
-      (encoded bytes) as Text, label as ClassLabel, stored as ArrayRecord. A `DataSet` also maps fields of other names
-      (`data/tfds_clips.py`), and words questions anew.
+    dataset: "openclipart"; "babyai"; a manifest (`data/manifest.py`); shards (`data/shards.py`); or a folder that
+      `tfds.builder_from_directory` reads, such as `my_data/1.0.0`, whose records have `FIELDS`: id, title, caption,
+      keywords (one a line) and image (encoded bytes) as Text, label as ClassLabel, stored as ArrayRecord. A `DataSet`
+      also maps fields of other names (`data/tfds_clips.py`), and words questions anew.
     split: name of a split.
 
   Raises:
@@ -132,10 +133,12 @@ def _open(given: DataSet, split: str) -> AnySource:
     return _open_babyai(split)
   if is_manifest(dataset):
     return open_manifest(dataset, split)
+  if is_converted(path) and not given.fields:
+    return open_shards(path, split)
   if not is_folder:
     raise FileNotFoundError(
         f"there is no data set {dataset}; give {OPENCLIPART!r}, {babyai.NAME!r}, a manifest (.jsonl, .csv, .parquet), "
-        "or a TFDS folder with a dataset_info.json")
+        "a folder of shards that data.convert has written, or a TFDS folder with a dataset_info.json")
   return open_tfds(path, split, dict(given.fields)) if given.fields else _open_folder(dataset, path, split)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from vljepa_jax.data.clips import ClipQuestion, ClipRecord, ClipSource
+from vljepa_jax.data.clips import ClipQuestion, ClipRecord, ClipSource, with_candidates
 from vljepa_jax.data.image import read_image
-from vljepa_jax.data.manifest import KIND, with_candidates
+from vljepa_jax.data.manifest import KIND
 from vljepa_jax.data.moments import sample_moments
 from vljepa_jax.data.video_clip import read_clip
 from vljepa_jax.errors import MediaError

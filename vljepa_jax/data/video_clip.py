@@ -4,7 +4,7 @@ A video is decoded forward from the key frame before a wanted frame, and left an
 where that skips some. Every time is a frame's own timestamp, so that the outcome is that of decoding everything.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import os
 from typing import Any
 
@@ -13,6 +13,9 @@ import numpy as np
 from vljepa_jax.data.moments import EARLY, cut_segment, on_show, sample_moments
 from vljepa_jax.data.video import (
     VideoError, damaged, frame_seconds, import_av, open_video, pixels, timed_frames, usual_seconds)
+
+Choose = Callable[[float, float], np.ndarray]
+Scale = Callable[[int, int], tuple[int, int]]
 
 SAVED = 8  # frames that a jump must save
 FAR = 5.0  # seconds to a wanted frame from where on a jump is tried in files that do not list their key frames
@@ -44,14 +47,31 @@ def read_clip(
     MediaError: the segment begins after its end.
     ImportError: PyAV is missing.
   """
+  return np.stack(list(clip_pictures(
+      source, lambda first, last: sample_moments(first, last, count, rng), start, end, name)))
+
+
+def clip_pictures(
+    source: str | os.PathLike | bytes, choose: Choose, start: float = 0.0, end: float | None = None,
+    name: str | None = None, scale: Scale = lambda width, height: (width, height),
+) -> Iterator[np.ndarray]:
+  """Pictures of a video, or of a segment of it, one at a time, with as little decoding as `read_clip`.
+
+  Args:
+    choose: the start and the end of what is shown, in seconds after the first frame -> ascending moments, (T,).
+    scale: width and height as stored -> those of what is given.
+
+  Returns:
+    The T pictures on show at these moments, (H, W, 3) uint8; the same object where a frame is still on show.
+  """
   name = name or ("video" if isinstance(source, bytes) else os.fspath(source))
   with _Track(source, name) as track:
     total = track.seconds()
     if total is not None:
-      return track.frames_at(sample_moments(*cut_segment(name, start, end, total), count, rng))
+      yield from track.pictures_at(choose(*cut_segment(name, start, end, total)), scale)
+      return
   times, total = _all_times(source, name)
-  moments = sample_moments(*cut_segment(name, start, end, total), count, rng)
-  return _by_number(source, name, on_show(times, moments))
+  yield from _by_number(source, name, on_show(times, choose(*cut_segment(name, start, end, total))), scale)
 
 
 class _Track:
@@ -119,20 +139,22 @@ class _Track:
     """Enters the file at or before a time of its own clock."""
     self._container.seek(int(time / self._stream.time_base), stream=self._stream, backward=True)
 
-  def frames_at(self, moments: np.ndarray) -> np.ndarray:
-    """The frames on show at ascending moments (T,) in seconds after the first frame, (T, H, W, 3) uint8."""
+  def pictures_at(self, moments: np.ndarray, scale: Scale) -> Iterator[np.ndarray]:
+    """The pictures on show at ascending moments (T,) in seconds after the first frame, each (H, W, 3) uint8."""
+    size = scale(*self._size)
     self._go(self._first + moments[0])
-    rows = []
+    picture = None
     for moment in moments:
       before = self._shown
       self._forward(self._first + moment)
-      rows.append(rows[-1] if rows and self._shown is before else self._picture())
-    return np.stack(rows)
+      if picture is None or self._shown is not before:
+        picture = self._picture(size)
+      yield picture
 
-  def _picture(self) -> np.ndarray:
+  def _picture(self, size: tuple[int, int]) -> np.ndarray:
     if self._shown.is_corrupt:
       raise damaged(self._name, self._shown.time - self._first, "a frame cannot be made out")
-    return pixels(self._shown, *self._size)
+    return pixels(self._shown, *size)
 
   def _forward(self, time: float) -> None:
     """Until the frame that is on show at a time."""
@@ -202,14 +224,15 @@ def _all_times(source: str | os.PathLike | bytes, name: str) -> tuple[list[float
   return [time for time, _ in rows], sum(rows[-1])
 
 
-def _by_number(source: str | os.PathLike | bytes, name: str, numbers: np.ndarray) -> np.ndarray:
-  """Frames by their numbers, ascending, by decoding all up to the last."""
-  rows, size = [], ()
+def _by_number(
+    source: str | os.PathLike | bytes, name: str, numbers: np.ndarray, scale: Scale) -> Iterator[np.ndarray]:
+  """Pictures by their numbers, ascending, by decoding all up to the last."""
+  size = ()
   with open_video(source, name) as container:
     for number, (_, _, frame) in enumerate(timed_frames(container, name)):
-      size = size or (frame.width, frame.height)
+      size = size or scale(frame.width, frame.height)
       repeats = int(np.sum(numbers == number))
-      rows += [pixels(frame, *size)] * repeats if repeats else []
-      if len(rows) == len(numbers):
-        break
-  return np.stack(rows)
+      if repeats:
+        yield from [pixels(frame, *size)] * repeats
+      if number >= numbers[-1]:
+        return
