@@ -63,7 +63,7 @@ def _common() -> ConfigDict:
   ))
   config.mesh = ConfigDict(dict(slice=1, data=-1, fsdp=1, tensor=1, rules=RULES))
   config.train = ConfigDict(dict(
-      steps=600, batch_size=64, log_every=20, eval_every=500, checkpoint_every=200, keep_checkpoints=2,
+      steps=300, batch_size=64, log_every=20, eval_every=300, checkpoint_every=100, keep_checkpoints=2,
   ))
   config.eval = ConfigDict(dict(
       dataset="babyai", split="test", batch_size=128, class_query="what does the agent do?", class_templates=("{}",),

@@ -26,5 +26,6 @@ def test_all_ways_see_the_same(small, tmp_path):
 
 def test_what_is_printed(small, capsys):
   bench.main(["--rounds=1", "--clips=1", "--pictures=2"])
-  rows = re.findall(r"^  (.{42}) +([\d.]+) (clips|pictures) a second per core +([\d.]+)$", capsys.readouterr().out, re.M)
+  row = r"^  (.{42}) +([\d.]+) (clips|pictures) a second per core +([\d.]+)$"
+  rows = re.findall(row, capsys.readouterr().out, re.M)
   assert len(rows) == 7 and [row[3] for row in rows if "plain" in row[0]] == ["1.00", "1.00"]
