@@ -20,6 +20,7 @@ from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
 from vljepa_jax.config import Config
 from vljepa_jax.data import augment, pipeline
 from vljepa_jax.data.sources import AnySource, open_source
+from vljepa_jax.data.token_files import Tokens
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
 from vljepa_jax.interrupt import Stopped, StopRequest, Vote, how_to_go_on
 from vljepa_jax.model.vljepa import VLJepa
@@ -266,13 +267,14 @@ def make_iterator(
 def make_features(
     config: Config, parts: Parts, params: Any, sources: Mapping[str, AnySource], workdir: pathlib.Path,
     changes: augment.Augment, report_views: Callable[[int, int], None],
-) -> dict[str, np.ndarray]:
-  """Cached tokens of every training source, (records, views, N, D) float16, by data set."""
+) -> dict[str, Tokens]:
+  """Cached tokens of every training source, by data set."""
   encode = jax.jit(
       lambda params, video: parts.model.apply({"params": params}, video, method=VLJepa.encode_video),
       out_shardings=parts.whole)
   views = features.Views(
-      config.data.feature_views, make_preprocess(config), config.data.frames, changes, config.seed)
+      config.data.feature_views, make_preprocess(config), config.data.frames, changes, config.seed,
+      config.data.feature_dtype)
   return features.cached_features(
       workdir / features.FOLDER, sources, views, params["x_encoder"],
       (parts.model.config.x_encoder, parts.model.config.pooling),
