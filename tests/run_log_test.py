@@ -2,6 +2,7 @@ import json
 import resource
 import shutil
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -70,6 +71,23 @@ def test_a_full_disk_is_an_error(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)
   log.close()
+
+
+def test_a_full_disk_of_tensorboard_alone_is_an_error(tmp_path):
+  folder = tmp_path / run_log.TENSORBOARD
+  folder.mkdir()
+  mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], capture_output=True)
+  if mounted.returncode:
+    pytest.skip("this user may not mount a file system")
+  log = run_log.RunLog(tmp_path, 0)
+  try:
+    with pytest.raises(UserError, match="tensorboard cannot be written: No space left on device; put that right and run"):
+      for step in range(1, 1000):
+        log.write(step, {"loss": 1.0})
+  finally:
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+  lines = run_log.read_metrics(tmp_path)
+  assert [line["step"] for line in lines] == list(range(1, len(lines) + 1)) and len(lines) > 100
 
 
 def test_batch_ids_keep_every_digit(tmp_path):
