@@ -13,6 +13,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 
 import chex
 from configs import base
@@ -26,6 +27,7 @@ from tests.tiny_tfds import write_data_set
 from tests.tiny_video import write_video
 from vljepa_jax import checkpoint, evaluation, run_log, start, train
 from vljepa_jax import config as config_lib
+from vljepa_jax import parts as parts_lib
 from vljepa_jax.errors import UserError
 
 STEPS, STOPPED = 6, 3
@@ -262,3 +264,43 @@ def test_a_cache_names_the_file_that_cannot_be_read(cached, workdir):
   assert "\n" not in str(caught.value)
   train.run(cached.recipe, workdir)
   check_same_run(cached, workdir)
+
+
+def test_a_signal_while_a_step_is_compiled_stops_after_that_step(decoding, workdir, monkeypatch, capsys):
+  with monkeypatch.context() as patch:
+    patch.setattr(train, "make_step", signalled_when_traced)
+    train.run(decoding.recipe, workdir)
+  assert "stopped after step 1; run the same command again" in capsys.readouterr().out
+  assert checkpoint.latest_step(workdir / checkpoint.FOLDER) == 1
+  train.run(decoding.recipe, workdir)
+  check_same_run(decoding, workdir)
+
+
+def signalled_when_traced(config, parts):
+  step = parts_lib.make_step(config, parts)
+
+  def traced(state, batch):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return step(state, batch)
+
+  return jax.jit(traced, out_shardings=(parts.shardings, parts.whole), donate_argnums=0)
+
+
+BUSY = """
+import os, signal, sys
+from vljepa_jax.interrupt import stop_on_signals
+with stop_on_signals() as stop:
+  os.kill(os.getpid(), signal.{})
+  assert stop.requested
+  print("asked", flush=True)
+  sys.stdin.read()  # in C, as a compiler would be
+"""
+
+
+@pytest.mark.parametrize("first, second", [("SIGINT", "SIGTERM"), ("SIGTERM", "SIGINT"), ("SIGTERM", "SIGTERM")])
+def test_a_second_signal_ends_the_process_whatever_it_is_doing(first, second):
+  process = subprocess.Popen(
+      [sys.executable, "-c", BUSY.format(first)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+  assert process.stdout.readline() == "asked\n"
+  process.send_signal(getattr(signal, second))
+  assert process.wait(60) == -getattr(signal, second)
