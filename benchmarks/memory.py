@@ -1,8 +1,9 @@
 """Host memory of a run on three sources with two decoding workers: python benchmarks/memory.py [--minutes=30].
 
 Trains nano towers on the mixture of `benchmarks/mixture.py` (videos, pictures, ArrayRecord) as a process of its own, as fast as
-it goes, and every ten seconds adds up what the run and its workers hold: PSS, so that shared pages count once. Prints
-a line a minute, and whether the medians of the minutes after the warm-up, the first fifth, stay within 5%; more is an error. Linux.
+it goes, and every ten seconds adds up what the run and its workers hold: PSS, so that shared pages count once, without
+pages of files, which other programs share and the kernel takes back. Prints a line a minute, and whether the medians of
+the minutes after the warm-up, the first fifth, stay within 5%; more is an error. Linux.
 """
 
 import os
@@ -30,6 +31,7 @@ _FOLDER = flags.DEFINE_string("folder", None, "Where data and run go, an empty o
 INTERVAL = 10  # seconds
 WARM_UP = 0.2  # share of the minutes
 MIB = 2**20
+HELD = ("Pss_Anon:", "Pss_Shmem:")
 STEPS = {"steps": 10**8, "batch_size": 32, "log_every": 100, "eval_every": 2000, "checkpoint_every": 1000}
 
 
@@ -54,7 +56,7 @@ def proportional(process: int) -> int:
     lines = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
   except OSError:
     return 0
-  return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+  return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(HELD))
 
 
 def watch(run: subprocess.Popen, workdir: pathlib.Path) -> list[tuple[float, float]]:

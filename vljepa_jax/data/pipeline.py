@@ -17,6 +17,7 @@ import numpy as np
 
 from vljepa_jax.data import augment as augment_lib
 from vljepa_jax.data import failures
+from vljepa_jax.data import orphans
 from vljepa_jax.data.directions import names_direction
 from vljepa_jax.data.media import training_frames
 from vljepa_jax.data.preprocess import Preprocess
@@ -184,6 +185,11 @@ class _Examples(grain.transforms.RandomMap):
     self._unmirrored = dataclasses.replace(augment, flip=0.0)
     self._preprocess = preprocess
     self._frames = frames
+
+  def __setstate__(self, state):
+    """In a decoding worker, where this arrives pickled."""
+    self.__dict__.update(state)
+    orphans.end_with_parent()
 
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     reasons = []
