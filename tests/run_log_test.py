@@ -3,12 +3,14 @@ import resource
 import shutil
 import signal
 import subprocess
+import types
 
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from vljepa_jax import run_log
+from tests import tiny
+from vljepa_jax import progress, run_log, train
 from vljepa_jax.errors import UserError
 
 
@@ -128,3 +130,21 @@ def test_versions(tmp_path):
   run_log.write_versions(tmp_path)
   versions = json.loads((tmp_path / run_log.VERSIONS).read_text())
   assert set(run_log.PACKAGES) < set(versions) and versions["numpy"] == np.__version__
+
+
+def test_streams_are_told_of_as_often_as_asked_for_and_no_more(tmp_path):
+  config = tiny.recipe(**{"train.log_every": 4})  # where captions have most weight
+  throughput = types.SimpleNamespace(count=None, take=None, numbers=lambda *_: {})
+
+  def go(first, last):
+    log = run_log.RunLog(tmp_path, first - 1)
+    writer = train.Writer(config, log, progress.Clock(0.0, first - 1), throughput)
+    for step in range(first, last + 1):
+      stream = "what" if step % 2 == 0 else "is_there" if step == 9 else "captions"
+      if writer.is_due(step, stream):
+        writer.write(step, stream, {"loss": 1.0, "temperature": 0.1, "batch_recall": 0.5}, 0.0)
+    log.close()
+    return [record["step"] for record in log.records]
+
+  assert go(1, 12) == [2, 4, 8, 9, 12]
+  assert go(7, 12) == [2, 4, 8, 9, 12], "after a restart the same"

@@ -144,12 +144,21 @@ class Writer:
     self._clock = clock
     self._throughput = throughput
     self._main_stream = max(config.data.sources, key=lambda source: source.weight).name
+    # Out of the log, so that a run that goes on writes what it would have written.
+    self._told = {
+        source.name: record["step"] for record in log.records for source in config.data.sources
+        if f"{run_log.BY_STREAM[0]}/{source.name}" in record}
     self.count, self.take = throughput.count, throughput.take
 
   def is_due(self, step: int, stream: str) -> bool:
-    return step % self._config.train.log_every == 0 or stream != self._main_stream  # batches of the others are few
+    every = self._config.train.log_every
+    if step % every == 0:
+      return True
+    # Of streams with few batches each one is told, of others no more than `log_every` asks for.
+    return stream != self._main_stream and step - self._told.get(stream, -every) >= every
 
   def write(self, step: int, stream: str, numbers: dict[str, float], taken: float) -> None:
+    self._told[stream] = step
     steps_per_second = self._clock.lap()
     numbers["samples_per_second"] = steps_per_second * self._config.train.batch_size
     numbers |= self._throughput.numbers(taken, steps_per_second)
