@@ -3,8 +3,8 @@
 Trains the towers of a recipe twice from one state on the same batches of openclipart, in turns: once from a cache of
 tokens in ArrayRecord, once with the encoder in the step. Dropout and augmentation are off and tokens are kept in
 float32, so that both see the same; prints by how much the losses differ and how many times faster the cached step is,
-input left out. Then reads batches from the cache and from a memory-mapped .npy array, in turns, and sets what that takes
-against the cached step. With --x_encoder=vjepa2_vitl --frames=2 --size=256 --batch=8 the encoder is a ViT-L.
+input left out. Then reads batches from the cache and from a memory-mapped .npy array, in turns, and sets what that
+takes against the cached step. With --x_encoder=vjepa2_vitl --frames=2 --size=256 --batch=8 the encoder is a ViT-L.
 """
 
 import contextlib

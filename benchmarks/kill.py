@@ -3,10 +3,10 @@
 Runs a recipe to its end as a process of its own, and again with a SIGKILL at random moments, uniform over the time of
 the first run, followed by the same command. Compares batches, losses and the last checkpoint (parameters, optimizer,
 input) bit by bit; of batches a hash of stream and record of every row. Then goes on from the middle of the first run on
-2 and on 4 local processes, and compares batches step by step and losses to 1e-5. Workers that outlive a kill are counted.
+2 and on 4 local processes, and compares batches step by step and losses to 1e-5. Workers that outlive a kill are told.
 
-The recipe is the mixture of `benchmarks/mixture.py`: videos, pictures and ArrayRecord by weight, two decoding workers, unless
---recipe gives another. Minutes on two cores.
+The recipe is the mixture of `benchmarks/mixture.py`: videos, pictures and ArrayRecord by weight, two decoding workers,
+unless --recipe gives another. Minutes on two cores.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Host memory of a run on three sources with two decoding workers: python benchmarks/memory.py [--minutes=30].
 
-Trains nano towers on the mixture of `benchmarks/mixture.py` (videos, pictures, ArrayRecord) as a process of its own, as fast as
-it goes, and every ten seconds adds up what the run and its workers hold: PSS, so that shared pages count once, without
+Trains nano towers on the mixture of `benchmarks/mixture.py` (videos, pictures, ArrayRecord) as a process of its own, as
+fast as it goes, and every ten seconds adds up what the run and its workers hold: PSS, so that shared pages count once, without
 pages of files, which other programs share and the kernel takes back. Prints a line a minute, and whether the medians of
 the minutes after the warm-up, the first fifth, stay within 5%; more is an error. Linux.
 """
@@ -86,8 +86,8 @@ def spread(values: list[float]) -> float:
 def main() -> None:
   folder = pathlib.Path(_FOLDER.value or tempfile.mkdtemp(prefix="vljepa_jax.memory."))
   environment, workdir = mixture.make(folder), folder / "run"
-  command = [sys.executable, "-m", "vljepa_jax.main", f"--config=benchmarks/mixture.py:{folder}", f"--workdir={workdir}",
-             *(f"--config.train.{key}={value}" for key, value in STEPS.items())]
+  command = [sys.executable, "-m", "vljepa_jax.main", f"--config=benchmarks/mixture.py:{folder}",
+             f"--workdir={workdir}", *(f"--config.train.{key}={value}" for key, value in STEPS.items())]
   with open(f"{workdir}.log", "wb") as log:
     run = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment, "JAX_PLATFORMS": "cpu"}, stdout=log,
@@ -98,8 +98,10 @@ def main() -> None:
     run.send_signal(signal.SIGTERM)
     run.wait()
   warm = minutes[round(WARM_UP * len(minutes)):]
-  for name, values in (("run", [m for m, _ in warm]), ("children", [c for _, c in warm]), ("together", list(map(sum, warm)))):
-    print(f"{name:<9} {values[0]:7.1f} MiB after the warm-up, {values[-1]:7.1f} at the end, range {spread(values):.1f}%")
+  runs, children = zip(*warm)
+  for name, values in (("run", runs), ("children", children), ("together", list(map(sum, warm)))):
+    print(f"{name:<9} {values[0]:7.1f} MiB after the warm-up, {values[-1]:7.1f} at the end, "
+          f"range {spread(values):.1f}%")
   together = spread(list(map(sum, warm)))
   verdict = "flat" if together <= _LIMIT.value else "NOT flat"
   print(f"{verdict} within {_LIMIT.value:g}% over {len(warm)} minutes")

@@ -1,8 +1,8 @@
 """Three small sources of all kinds, and a recipe that mixes them; for the benchmarks of whole runs.
 
 `make(folder)` writes short videos and their manifest, pictures and theirs, and babyai in ArrayRecord through TFDS
-(`pip install minigrid`); one video and one picture are broken. `--config=benchmarks/mixture.py:FOLDER` trains nano towers on
-them by weight, with two decoding workers; TFDS_DATA_DIR has to be FOLDER/tfds.
+(`pip install minigrid`); one video and one picture are broken. `--config=benchmarks/mixture.py:FOLDER` trains nano
+towers on them by weight, with two decoding workers; TFDS_DATA_DIR has to be FOLDER/tfds.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The benchmark of kills, small: a mixture of videos, pictures and ArrayRecord with decoding workers goes on exactly."""
+"""The benchmark of kills, small: a mixture of videos, pictures and ArrayRecord, decoded by workers, goes on exactly."""
 
 import pathlib
 import subprocess
@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 @pytest.mark.slow
 def test_a_mixture_that_is_killed_goes_on_exactly(tmp_path):
   pytest.importorskip("minigrid")
-  command = [sys.executable, "benchmarks/kill.py", f"--folder={tmp_path}", "--kills=1", "--steps=6", "--checkpoint_every=2"]
+  options = [f"--folder={tmp_path}", "--kills=1", "--steps=6", "--checkpoint_every=2"]
+  command = [sys.executable, "benchmarks/kill.py", *options]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
   assert done.returncode == 0, done.stderr
   rows = {line[:20].strip(): line[20:] for line in done.stdout.splitlines()}

@@ -83,7 +83,7 @@ def test_a_full_disk_of_tensorboard_alone_is_an_error(tmp_path):
     pytest.skip("this user may not mount a file system")
   log = run_log.RunLog(tmp_path, 0)
   try:
-    with pytest.raises(UserError, match="tensorboard cannot be written: No space left on device; put that right and run"):
+    with pytest.raises(UserError, match="tensorboard cannot be written: No space left on device; put that right"):
       for step in range(1, 1000):
         log.write(step, {"loss": 1.0})
   finally:

@@ -47,7 +47,7 @@ def test_tfds_folder(tmp_path):
 
 
 DAMAGES = {
-    "cut off": (lambda data: data[:-9], "array_record.* is not whole: 0 of its 2 records can be found; get the file anew"),
+    "cut off": (lambda data: data[:-9], "array_record.* is not whole: 0 of its 2 records can be found; get the file"),
     "empty": (lambda data: b"", "is not whole: 0 of its 2 records"),
     "gone": (None, "array_record-00000-of-00001 is not there; get the data set anew"),
     "overwritten": (lambda data: data[:150] + bytes(50) + data[200:],
@@ -72,7 +72,7 @@ def test_another_format_is_refused(tmp_path):
   path = write_data_set(tmp_path)
   info = pathlib.Path(path) / "dataset_info.json"
   info.write_text(info.read_text().replace("array_record", "tfrecord"))
-  with pytest.raises(ValueError, match="is stored as tfrecord, which has no random access; .*file_format='array_record'"):
+  with pytest.raises(ValueError, match="is stored as tfrecord, .*; generate it with file_format='array_record'"):
     open_source(path, "train")
 
 

@@ -1,4 +1,4 @@
-"""Records of TFDS sets in ArrayRecord. Its library takes a file that has lost its end for an empty one; here it is an error."""
+"""Records of TFDS sets in ArrayRecord, whose library takes a file that has lost its end for an empty one."""
 
 from collections.abc import Sequence
 import itertools
@@ -59,5 +59,5 @@ def _check_whole(path: pathlib.Path, count: int) -> None:
   found = ArrayRecordReader(str(path)).num_records()
   if found != count:
     raise ValueError(
-        f"{path} is not whole: {found:,} of its {count:,} records can be found; get the file anew, or generate the data "
-        "set again")
+        f"{path} is not whole: {found:,} of its {count:,} records can be found; get the file anew, or generate the "
+        "data set again")

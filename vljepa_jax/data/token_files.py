@@ -86,8 +86,10 @@ def _put(action, path: pathlib.Path, *data: bytes) -> None:
   try:
     action(*data)
   except RuntimeError as error:  # the library knows no other
-    raise UserError(f"{path} cannot be written: {one_line(error).partition(';')[0]}; what was finished before it stays, "
-                    "and the same command goes on from there") from error
+    reason = one_line(error).partition(";")[0]
+    raise UserError(
+        f"{path} cannot be written: {reason}; what was finished before it stays, and the same command goes on from "
+        "there") from error
 
 
 class Tokens:
