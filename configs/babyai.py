@@ -51,6 +51,7 @@ def _common() -> ConfigDict:
       preprocess="pad_square",
       augment=dict(min_area=1.0, flip=0.0, jitter=0.0, drop_keywords=0.0, shuffle_keywords=0.0, drop_title=0.0),
       feature_views=0,
+      feature_dtype="float16",
       feature_tokens=0,
       workers=0,
       max_failures=0.05,

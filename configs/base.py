@@ -66,6 +66,7 @@ def get_config(variant: str = "base") -> ConfigDict:
           min_area=0.6, flip=0.5, jitter=0.2, drop_keywords=0.5, shuffle_keywords=0.5, drop_title=0.0,
       ),
       feature_views=4,
+      feature_dtype="float16",
       feature_tokens=14,
       workers=0,
       max_failures=0.05,

@@ -57,6 +57,7 @@ def get_config(variant: str = "1frame") -> ConfigDict:
           min_area=0.3, flip=0.0, jitter=0.0, drop_keywords=0.0, shuffle_keywords=0.0, drop_title=0.0,
       ),
       feature_views=0,
+      feature_dtype="float16",
       feature_tokens=0,
       workers=16,
       max_failures=0.05,

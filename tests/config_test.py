@@ -56,6 +56,7 @@ def with_value(key, value):
     ("data.max_failures", 1.5, "config.data.max_failures must be within 0..1"),
     ("data.augment.flip", 1.5, "config.data.augment.flip must be within 0..1"),
     ("data.sources", (), "config.data.sources is empty"),
+    ("data.feature_dtype", "int8", "config.data.feature_dtype must be one of 'float16', 'float32', not 'int8'"),
     ("data.workers", -1, "config.data.workers must be 0 or more"),
     ("data.preprocess", "squash", "config.data.preprocess must be one of 'pad_square', 'vjepa2', 'imagenet', not"),
     ("tokenizers.query.pad_side", "top", "config.tokenizers.query.pad_side must be one of 'right', 'left', not 'top'"),

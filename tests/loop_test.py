@@ -50,9 +50,6 @@ class Log:
   def __init__(self, workdir):
     self.workdir, self.lines = workdir, []
 
-  def flush(self):
-    pass
-
   def write(self, step, numbers):
     self.lines.append((step, numbers))
 

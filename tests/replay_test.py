@@ -10,11 +10,13 @@ import pytest
 
 from tests import tiny, tiny_model
 from vljepa_jax import batch_ids, dump, evaluation, replay, train
+from vljepa_jax.data import token_files
 from vljepa_jax.errors import UserError
 
 RECIPE = tiny.ONE_LAYER | {
     "train.log_every": 1, "train.checkpoint_every": 2, "train.eval_every": 99, "train.steps": 5,
     "data.feature_views": 1}
+RECORDS = 1836
 BAD = 4  # step whose batch is spoiled
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -42,13 +44,22 @@ def spoiled(tmp_path_factory):
     subprocess.run(["rm", "-r", str(workdir / name)], check=True)
   before, batch = {int(i) for rows in batches[:BAD - 1] for i in rows.record_id}, batches[BAD - 1]
   rows = [i for i, record in enumerate(batch.record_id) if int(record) not in before][:2]
-  (cache,) = (workdir / "features").iterdir()
-  tokens = np.load(cache, mmap_mode="r+")
-  tokens[batch.record_id[rows], 0, 1, 3] = np.inf
-  tokens.flush()
+  spoil(workdir / "features", batch.record_id[rows])
   with pytest.raises(UserError, match=f"is nan at step {BAD}; .* --replay="):
     train.run(tiny.recipe(**RECIPE), workdir)
   return workdir, rows
+
+
+def spoil(folder, records):
+  """Writes infinities into the cached tokens of some records."""
+  files = sorted(folder.iterdir())
+  layout = token_files.Layout(folder, files[0].name.partition("-")[0], RECORDS, 1)
+  tokens = token_files.Tokens(layout)
+  for path, numbers in zip(layout.paths, layout.ranges, strict=True):
+    rows = [tokens[number, 0].copy() for number in numbers]
+    for record in set(records.tolist()).intersection(numbers):
+      rows[record - numbers.start][1, 3] = np.inf
+    token_files.write(path, rows)
 
 
 def listing(workdir):

@@ -2,12 +2,15 @@ import json
 import resource
 import shutil
 import signal
+import subprocess
+import types
 
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from vljepa_jax import run_log
+from tests import tiny
+from vljepa_jax import progress, run_log, train
 from vljepa_jax.errors import UserError
 
 
@@ -72,6 +75,23 @@ def test_a_full_disk_is_an_error(tmp_path):
   log.close()
 
 
+def test_a_full_disk_of_tensorboard_alone_is_an_error(tmp_path):
+  folder = tmp_path / run_log.TENSORBOARD
+  folder.mkdir()
+  mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], capture_output=True)
+  if mounted.returncode:
+    pytest.skip("this user may not mount a file system")
+  log = run_log.RunLog(tmp_path, 0)
+  try:
+    with pytest.raises(UserError, match="tensorboard cannot be written: No space left on device; put that right"):
+      for step in range(1, 1000):
+        log.write(step, {"loss": 1.0})
+  finally:
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+  lines = run_log.read_metrics(tmp_path)
+  assert [line["step"] for line in lines] == list(range(1, len(lines) + 1)) and len(lines) > 100
+
+
 def test_batch_ids_keep_every_digit(tmp_path):
   write(tmp_path, 0, (1, {"loss": 2.0, "batch_ids": 2**32 - 1}))
   assert '"batch_ids": 4294967295}' in (tmp_path / run_log.METRICS).read_text()
@@ -110,3 +130,21 @@ def test_versions(tmp_path):
   run_log.write_versions(tmp_path)
   versions = json.loads((tmp_path / run_log.VERSIONS).read_text())
   assert set(run_log.PACKAGES) < set(versions) and versions["numpy"] == np.__version__
+
+
+def test_streams_are_told_of_as_often_as_asked_for_and_no_more(tmp_path):
+  config = tiny.recipe(**{"train.log_every": 4})  # where captions have most weight
+  throughput = types.SimpleNamespace(count=None, take=None, numbers=lambda *_: {})
+
+  def go(first, last):
+    log = run_log.RunLog(tmp_path, first - 1)
+    writer = train.Writer(config, log, progress.Clock(0.0, first - 1), throughput)
+    for step in range(first, last + 1):
+      stream = "what" if step % 2 == 0 else "is_there" if step == 9 else "captions"
+      if writer.is_due(step, stream):
+        writer.write(step, stream, {"loss": 1.0, "temperature": 0.1, "batch_recall": 0.5}, 0.0)
+    log.close()
+    return [record["step"] for record in log.records]
+
+  assert go(1, 12) == [2, 4, 8, 9, 12]
+  assert go(7, 12) == [2, 4, 8, 9, 12], "after a restart the same"

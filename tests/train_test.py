@@ -8,11 +8,11 @@ import sys
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import tiny, tiny_model
+from tests.tiny_run import before_step, copied, numbers, once
 from vljepa_jax import checkpoint, config, dump, evaluation, hosts, run_log, start, train
 from vljepa_jax.errors import UserError
 
@@ -33,24 +33,6 @@ def small_and_cached():
     yield
 
 
-def once(make, key):
-  """`make` with its results kept by key of the recipe: runs share what is compiled, which no step can tell."""
-  made = {}
-
-  def kept(config, *rest):
-    name = repr(key(config))
-    if name not in made:
-      made[name] = make(config, *rest)
-    return made[name]
-
-  return kept
-
-
-def copied(params, seeded):
-  """Parameters that may be donated."""
-  return jax.tree.map(jnp.copy, params), seeded
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   """The workdir of an uninterrupted run."""
@@ -59,34 +41,10 @@ def whole(tmp_path_factory):
   return workdir
 
 
-def before_step(monkeypatch, number, action):
-  """Calls `action` before the `number`-th step of the next run."""
-  make_step = train.make_step
-
-  def make(*args):
-    step_fn, calls = make_step(*args), []
-
-    def counted(*inputs):
-      calls.append(None)
-      if len(calls) == number:
-        action()
-      return step_fn(*inputs)
-
-    return counted
-
-  monkeypatch.setattr(train, "make_step", make)
-
-
 def final_state(workdir):
   parts = train.make_parts(tiny.recipe(**RECIPE))
   with checkpoint.Checkpoints(workdir / checkpoint.FOLDER, 2) as checkpoints:
     return jax.device_get(checkpoints.restore(parts.state))
-
-
-def numbers(workdir):
-  """What was logged, times left out."""
-  times = ("seconds", "samples_per_second", "model_tflops_per_second")
-  return [{k: v for k, v in record.items() if k not in times} for record in run_log.read_metrics(workdir)]
 
 
 def check_same_run(workdir, whole):
@@ -120,7 +78,7 @@ def test_every_step_is_logged_once_with_evaluations_where_they_are_due(whole):
 @pytest.mark.parametrize("number, profile", [(signal.SIGTERM, (2, 9)), (signal.SIGINT, ())])
 def test_a_stopped_run_goes_on_bit_by_bit(whole, tmp_path, monkeypatch, capsys, number, profile):
   with monkeypatch.context() as patch:
-    before_step(patch, 3, lambda: os.kill(os.getpid(), number))
+    before_step(patch, train, 3, lambda: os.kill(os.getpid(), number))
     train.run(tiny.recipe(**RECIPE, profile=profile), tmp_path)
   traces = list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))  # of steps 2 and 3
   assert len(traces) == bool(profile)
@@ -140,7 +98,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(whole, tmp_path, monkeypa
     raise Killed
 
   with monkeypatch.context() as patch, pytest.raises(Killed):
-    before_step(patch, 7, kill)
+    before_step(patch, train, 7, kill)
     train.run(tiny.recipe(**RECIPE), tmp_path)
   with (tmp_path / run_log.METRICS).open("a") as file:
     file.write('{"step": 7, "lo')  # cut off while it was written
@@ -198,14 +156,13 @@ def test_features_need_a_frozen_encoder(tmp_path):
 def test_cached_features_train_and_are_used_again(tmp_path, monkeypatch):
   changes = {**RECIPE, "data.feature_views": 2, "train.steps": 2}
   with monkeypatch.context() as patch:
-    before_step(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before_step(patch, train, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
     train.run(tiny.recipe(**changes), tmp_path)
-  (cache,) = (tmp_path / "features").iterdir()
-  tokens = np.load(cache, mmap_mode="r")
-  assert tokens.dtype == np.float16 and tokens.shape[1:] == (2, 4, 48)
-  made = cache.stat().st_mtime_ns
+  caches = sorted((tmp_path / "features").iterdir())
+  assert len(caches) == 15 and {cache.suffix for cache in caches} == {".array_record"}  # 2 views of 1,836 pictures
+  made = [cache.stat().st_mtime_ns for cache in caches]
   train.run(tiny.recipe(**changes), tmp_path)
-  assert cache.stat().st_mtime_ns == made
+  assert [cache.stat().st_mtime_ns for cache in sorted((tmp_path / "features").iterdir())] == made
   assert (tmp_path / "results.json").exists()
 
 

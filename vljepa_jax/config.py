@@ -157,6 +157,7 @@ class Data:
       centre cut out.
     feature_views: with a frozen X-encoder, how many augmented views of each picture are encoded once and
       drawn from in training; 0 runs the encoder in every step.
+    feature_dtype: of cached tokens. "float16" halves the files; "float32" keeps what the encoder gives bit by bit.
     feature_tokens: how many of the tokens of a view a training example keeps, drawn anew each time; 0 keeps all.
     workers: decoding processes per host; 0 decodes in threads of the training process.
     max_failures: largest share of training examples whose file cannot be read; each is replaced by the next one. Beyond
@@ -170,6 +171,7 @@ class Data:
   preprocess: str
   augment: Augment
   feature_views: int
+  feature_dtype: str
   feature_tokens: int
   workers: int
   max_failures: float

@@ -26,6 +26,7 @@ CHOICES = {
     "model.y_head_init": ("normal", "identity"),
     "model.token_init": ("", "y_encoder"),
     "data.preprocess": preprocess.KINDS,
+    "data.feature_dtype": ("float16", "float32"),
     **{f"tokenizers.{side}.{field}": SIDES for side in ("query", "target") for field in ("cut", "pad_side")},
 }
 

@@ -1,4 +1,4 @@
-"""Tokens of a frozen X-encoder, computed once for some fixed views of every picture or clip and kept in a file."""
+"""Tokens of a frozen X-encoder, computed once for some fixed views of every picture or clip and kept in files."""
 
 import collections
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -6,23 +6,25 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import os
 import pathlib
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 
 from vljepa_jax import hosts
+from vljepa_jax.data import token_files
 from vljepa_jax.data.augment import Augment
 from vljepa_jax.data.media import cached_view
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import AnySource
+from vljepa_jax.data.token_files import Layout, Tokens
 from vljepa_jax.errors import UserError
 from vljepa_jax.sharding import to_host
 
 FOLDER = "features"
-PARTIAL = ".partial"  # suffix of a file that is not whole
+FOREIGN = (f"*{token_files.SUFFIX}", f"*{token_files.PARTIAL}", "*.npy")  # of other keys; .npy is of earlier versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Views:
     frames: of a clip; a picture is repeated so often.
     augment: how far a view may stray.
     seed: of the views.
+    dtype: of the tokens that are kept.
   """
 
   count: int
@@ -42,6 +45,7 @@ class Views:
   frames: int
   augment: Augment
   seed: int
+  dtype: str
 
 
 def cached_features(
@@ -53,10 +57,10 @@ def cached_features(
     encode: Callable[[np.ndarray], jax.Array],
     batch_size: int,
     report: Callable[[int, int], None],
-) -> dict[str, np.ndarray]:
+) -> dict[str, Tokens]:
   """The tokens of all views of all records of some sources, from the files that hold just these, or made anew.
 
-  What was broken off goes on where it was.
+  What was broken off goes on after the last file that is whole; a file that has lost its end is made again.
 
   Args:
     folder: of the cache; files that do not fit this run any more are deleted.
@@ -69,23 +73,25 @@ def cached_features(
     report: called with the number of views done and to do.
 
   Returns:
-    By name of the source, (records, views, N, D) float16, memory-mapped.
+    By name of the source, tokens indexed by [record, view].
 
   Raises:
-    OSError: a file cannot be written; nothing is left of it.
-    ValueError: tokens do not fit float16.
+    UserError: a file cannot be written; nothing is left of it.
+    ValueError: tokens do not fit the dtype.
   """
   weights = hash_params(params)
-  paths = {name: folder / f"{cache_key(source, views, weights, encoder)}.npy" for name, source in sources.items()}
+  layouts = {
+      name: Layout(folder, cache_key(source, views, weights, encoder), len(source), views.count)
+      for name, source in sources.items()}
+  paths = [path for layout in layouts.values() for path in layout.paths]
   if jax.process_index() == 0:
-    _remove_others(folder, paths.values())
-  for name, path in paths.items():
-    if not hosts.from_first(path.exists()):
-      encoded = functools.partial(_encoded, sources[name], views, encode, batch_size, report)
-      _write(path, encoded, (len(sources[name]), views.count), batch_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_others(folder, paths)
+  for name, layout in layouts.items():
+    _fill(layout, functools.partial(_encoded, sources[name], views, encode, batch_size, report))
   with hosts.together():
-    check_seen_by_all(paths.values())
-  return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+    check_seen_by_all(paths)
+    return {name: Tokens(layout) for name, layout in layouts.items()}
 
 
 def check_seen_by_all(paths: Collection[pathlib.Path]) -> None:
@@ -111,85 +117,61 @@ def cache_key(source: AnySource, views: Views, weights: str, encoder: Any) -> st
 
 
 def _remove_others(folder: pathlib.Path, keep: Collection[pathlib.Path]) -> None:
-  keep = {*keep, *map(_partial, keep)}
-  for path in (*folder.glob("*.npy"), *folder.glob(f"*{PARTIAL}")):
+  for path in itertools.chain.from_iterable(map(folder.glob, FOREIGN)):
     if path not in keep:
       path.unlink()
 
 
-def _partial(path: pathlib.Path) -> pathlib.Path:
-  return path.with_suffix(PARTIAL)
+def _fill(layout: Layout, encoded: Callable[[int, int], Iterator[np.ndarray]]) -> None:
+  """Writes the files that are not there, or not whole.
+
+  Every host runs through `encoded`, whose encoder is one program of all hosts; the first one writes.
+  """
+  first = jax.process_index() == 0
+  missing = hosts.array_from_first(layout.missing() if first else np.zeros(len(layout.paths), bool))
+  for numbers in token_files.runs(missing):
+    rows = encoded(layout.ranges[numbers[0]].start, layout.ranges[numbers[-1]].stop)
+    for i in numbers:
+      mine = itertools.islice(rows, len(layout.ranges[i]))
+      if first:
+        _write(layout.paths[i], mine)
+      else:
+        collections.deque(mine, maxlen=0)
 
 
-def _encoded(source, views, encode, batch_size, report, first) -> Iterator[np.ndarray]:
-  """Tokens (<= batch_size, N, D) float16 of view 0, 1, ... of record 0, then of record 1, ..., from the `first` on."""
+def _write(path: pathlib.Path, rows: Iterator[np.ndarray]) -> None:
+  if path.exists():
+    print(f"warning: {path} is not whole; its tokens are computed again", file=sys.stderr, flush=True)
+  token_files.write(path, rows)
+
+
+def _encoded(source, views, encode, batch_size, report, first, last) -> Iterator[np.ndarray]:
+  """The tokens (N, D) of the views first..last-1; batches begin where they would in a run that was never broken off."""
   total = len(source) * views.count
-  clips = _clips(source, views, first)
+  begin = first // batch_size * batch_size
+  clips = _clips(source, views, begin, last)
   waiting = None
-  for start in range(first, total, batch_size):
+  for start in range(begin, last, batch_size):
     rows = np.stack(list(itertools.islice(clips, batch_size)))
     pads = np.repeat(rows[-1:], batch_size - len(rows), axis=0)  # one compiled shape
     tokens = encode(np.concatenate([rows, pads]))
     if waiting is not None:  # the device works on this batch while the next one is decoded
-      yield _to_float16(*waiting)
-    waiting = tokens, len(rows)
+      yield from _stored(*waiting, views.dtype)
+    waiting = tokens, slice(max(first - start, 0), len(rows))
     report(start, total)
-  yield _to_float16(*waiting)
-  report(total, total)
+  report(last, total)
+  yield from _stored(*waiting, views.dtype)
 
 
-def _to_float16(tokens: jax.Array, count: int) -> np.ndarray:
-  tokens = np.asarray(jax.device_get(tokens)[:count])
-  if not np.abs(tokens).max() <= np.finfo(np.float16).max:
-    raise ValueError("the X-encoder's tokens do not fit float16; set config.data.feature_views to 0")
-  return tokens.astype(np.float16)
+def _stored(tokens: jax.Array, rows: slice, dtype: str) -> np.ndarray:
+  tokens = np.asarray(jax.device_get(tokens))[rows]
+  if not np.abs(tokens).max() <= np.finfo(dtype).max:
+    remedy = "config.data.feature_dtype to float32" if dtype == "float16" else "config.data.feature_views to 0"
+    raise ValueError(f"the X-encoder's tokens do not fit {dtype}; set {remedy}")
+  return tokens.astype(dtype)
 
 
-def _clips(source: AnySource, views: Views, first: int) -> Iterator[np.ndarray]:
-  for i in range(first, len(source) * views.count):
+def _clips(source: AnySource, views: Views, first: int, last: int) -> Iterator[np.ndarray]:
+  for i in range(first, last):
     record, number = divmod(i, views.count)
     yield cached_view(source, record, number, views.frames, views.preprocess, views.augment, views.seed)
-
-
-def _write(
-    path: pathlib.Path, encoded: Callable[[int], Iterator[np.ndarray]], shape: tuple[int, int], batch_size: int
-) -> None:
-  """Writes an .npy file piece by piece: through a memory map, a full disk would kill the process.
-
-  Every host runs through `encoded(first)`, whose encoder is one program of all hosts; the first one writes. What a
-  stopped or killed run has written, in whole batches, stays.
-  """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = _partial(path)
-  end, views = _written(partial, batch_size) if jax.process_index() == 0 else (0, 0)
-  pieces = encoded(hosts.from_first(views))
-  if jax.process_index() != 0:
-    collections.deque(pieces, maxlen=0)
-    return
-  try:
-    with partial.open("r+b" if end else "wb") as file:
-      file.truncate(end)
-      file.seek(end)
-      for piece in pieces:
-        if file.tell() == 0:
-          header = {"descr": "<f2", "fortran_order": False, "shape": (*shape, *piece.shape[1:])}
-          np.lib.format.write_array_header_1_0(file, header)
-        file.write(piece.tobytes())
-    partial.replace(path)
-  except (OSError, ValueError):
-    partial.unlink(missing_ok=True)
-    raise
-
-
-def _written(partial: pathlib.Path, batch_size: int) -> tuple[int, int]:
-  """Up to which byte a file that was broken off is of use, and how many views that are; a multiple of the batch."""
-  try:
-    with partial.open("rb") as file:
-      np.lib.format.read_magic(file)
-      shape, _, kind = np.lib.format.read_array_header_1_0(file)
-      begin, size = file.tell(), int(np.prod(shape[2:])) * kind.itemsize
-      views = (file.seek(0, os.SEEK_END) - begin) // size
-  except (FileNotFoundError, ValueError):
-    return 0, 0
-  views = min(views, shape[0] * shape[1] - 1) // batch_size * batch_size
-  return begin + views * size, views

@@ -283,3 +283,8 @@ def comes_true(condition: Callable[[], bool]) -> bool:
 def from_first(number: int) -> int:
   """The number that process 0 has, in all processes: folders on a network may look different for a while."""
   return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def array_from_first(value: np.ndarray) -> np.ndarray:
+  """The array that process 0 has, in all processes, whose own must be of its shape and type."""
+  return np.asarray(multihost_utils.broadcast_one_to_all(value))

@@ -139,7 +139,6 @@ def save(job: Job, done: int, state: TrainState, iterator: grain.experimental.El
   """Starts to save a step whose numbers have been looked at."""
   # The iterator has just given the batch of this step: its position belongs to this state.
   with watch.at(watch.CHECKPOINT, done):
-    job.log.flush()
     job.checkpoints.save(done, state, iterator.get_state())
 
 

@@ -8,10 +8,14 @@ import os
 import pathlib
 import platform
 import sys
+import time
 from typing import Any
 
 import jax
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import scalar
 
 from vljepa_jax.batch_ids import NAME as BATCH_IDS
 from vljepa_jax.errors import UserError
@@ -44,9 +48,10 @@ class RunLog:
     if jax.process_index() == 0:  # one host writes for all
       if torn:
         print(f"warning: {self._path}: {torn} torn line(s) left out", file=sys.stderr, flush=True)
-      with self._writing():
+      with self._writing(self._path):
         self._rewrite()
-        self._events = tensorboardX.SummaryWriter(str(workdir / TENSORBOARD), purge_step=step + 1)
+      with self._writing(workdir / TENSORBOARD):
+        self._events = Events(workdir / TENSORBOARD, step + 1)
 
   def write(self, step: int, numbers: Mapping[str, float]) -> None:
     """Adds numbers to the line of a step, which is the last one or a new one; UserError if that cannot be written."""
@@ -57,26 +62,20 @@ class RunLog:
       self.records.append({"step": step, **numbers})
     if self._events is None:
       return
-    with self._writing():  # before the events, whose own thread would die of a full disk
+    with self._writing(self._path):
       if extends:
         self._rewrite()
       else:
         with self._path.open("r+", encoding="utf-8") as file:  # not "a": a file that has gone is not made anew
           file.seek(0, os.SEEK_END)
           file.write(json.dumps(self.records[-1]) + "\n")
-    for name, value in numbers.items():
-      if name != BATCH_IDS:  # TensorBoard's float32 would round it
-        self._events.add_scalar(name, value, step)
-
-  def flush(self) -> None:
-    """Writes out what TensorBoard's writer holds back."""
-    if self._events is not None:
-      with self._writing():
-        self._events.flush()
+    with self._writing(self.workdir / TENSORBOARD):
+      self._events.write(step, {name: value for name, value in numbers.items() if name != BATCH_IDS})
 
   def close(self) -> None:
     if self._events is not None:
-      self._events.close()
+      with self._writing(self.workdir / TENSORBOARD):
+        self._events.close()
 
   def _rewrite(self) -> None:
     partial = self._path.with_suffix(".partial")
@@ -84,14 +83,40 @@ class RunLog:
     partial.replace(self._path)
 
   @contextlib.contextmanager
-  def _writing(self) -> Iterator[None]:
+  def _writing(self, path: pathlib.Path) -> Iterator[None]:
     try:
       yield
     except OSError as error:
-      gone = "" if self._path.exists() else " (it has gone: was the workdir deleted or unmounted?)"
+      gone = "" if path.exists() else " (it has gone: was the workdir deleted or unmounted?)"
       raise UserError(
-          f"{self._path} cannot be written: {error.strerror or error}{gone}; put that right and run the same command "
+          f"{path} cannot be written: {error.strerror or error}{gone}; put that right and run the same command "
           "again to go on from the last checkpoint") from error
+
+
+class Events:
+  """A file of events for TensorBoard, written at once and in this thread.
+
+  A writer with a thread of its own loses that to a full disk, and all who write wait for it for ever.
+
+  Args:
+    folder: made if absent.
+    first: step to come; events of it and of later ones in older files count no more.
+  """
+
+  def __init__(self, folder: pathlib.Path, first: int):
+    folder.mkdir(exist_ok=True)
+    self._file = EventsWriter(str(folder / "events"))
+    self._file.write_event(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
+    self._file.flush()
+
+  def write(self, step: int, numbers: Mapping[str, float]) -> None:
+    """Adds the numbers of a step; float32 there."""
+    values = [scalar(name, value).value[0] for name, value in numbers.items()]
+    self._file.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:

@@ -20,6 +20,7 @@ from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
 from vljepa_jax.config import Config
 from vljepa_jax.data import augment, pipeline
 from vljepa_jax.data.sources import AnySource, open_source
+from vljepa_jax.data.token_files import Tokens
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
 from vljepa_jax.interrupt import Stopped, StopRequest, Vote, how_to_go_on
 from vljepa_jax.model.vljepa import VLJepa
@@ -144,12 +145,21 @@ class Writer:
     self._clock = clock
     self._throughput = throughput
     self._main_stream = max(config.data.sources, key=lambda source: source.weight).name
+    # Out of the log, so that a run that goes on writes what it would have written.
+    self._told = {
+        source.name: record["step"] for record in log.records for source in config.data.sources
+        if f"{run_log.BY_STREAM[0]}/{source.name}" in record}
     self.count, self.take = throughput.count, throughput.take
 
   def is_due(self, step: int, stream: str) -> bool:
-    return step % self._config.train.log_every == 0 or stream != self._main_stream  # batches of the others are few
+    every = self._config.train.log_every
+    if step % every == 0:
+      return True
+    # Of streams with few batches each one is told, of others no more than `log_every` asks for.
+    return stream != self._main_stream and step - self._told.get(stream, -every) >= every
 
   def write(self, step: int, stream: str, numbers: dict[str, float], taken: float) -> None:
+    self._told[stream] = step
     steps_per_second = self._clock.lap()
     numbers["samples_per_second"] = steps_per_second * self._config.train.batch_size
     numbers |= self._throughput.numbers(taken, steps_per_second)
@@ -269,13 +279,14 @@ def make_iterator(
 def make_features(
     config: Config, parts: Parts, params: Any, sources: Mapping[str, AnySource], workdir: pathlib.Path,
     changes: augment.Augment, report_views: Callable[[int, int], None],
-) -> dict[str, np.ndarray]:
-  """Cached tokens of every training source, (records, views, N, D) float16, by data set."""
+) -> dict[str, Tokens]:
+  """Cached tokens of every training source, by data set."""
   encode = jax.jit(
       lambda params, video: parts.model.apply({"params": params}, video, method=VLJepa.encode_video),
       out_shardings=parts.whole)
   views = features.Views(
-      config.data.feature_views, make_preprocess(config), config.data.frames, changes, config.seed)
+      config.data.feature_views, make_preprocess(config), config.data.frames, changes, config.seed,
+      config.data.feature_dtype)
   return features.cached_features(
       workdir / features.FOLDER, sources, views, params["x_encoder"],
       (parts.model.config.x_encoder, parts.model.config.pooling),

@@ -1,50 +1,16 @@
 """The built-in data set, and folders that TFDS reads."""
 
-import io
+import pathlib
 
 import numpy as np
-from PIL import Image
 import pytest
 import tensorflow_datasets as tfds
 
+from tests.tiny_tfds import webp, write_data_set
 from vljepa_jax.data import openclipart
 from vljepa_jax.data.image import ImageError
 from vljepa_jax.data.sources import FIELDS, Record, Source, decode_record, open_source
 from vljepa_jax.data.text import normalise
-
-
-def webp(shade: int) -> bytes:
-  buffer = io.BytesIO()
-  Image.new("RGB", (8, 8), (shade, shade, shade)).save(buffer, "WEBP", lossless=True)
-  return buffer.getvalue()
-
-
-def write_data_set(folder, without: str | None = None, label=None) -> str:
-  """A two-record TFDS folder as a user would write it."""
-  features = {field: tfds.features.Text() for field in FIELDS if field not in ("label", without)}
-  features["label"] = label or tfds.features.ClassLabel(names=["cat", "dog"])
-
-  class Pets(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    # As in a script: for classes of importable modules TFDS 4.9 needs a package that it does not declare.
-    __module__ = "__main__"
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager):
-      del dl_manager
-      return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-      for i in range(2):
-        record = {"id": f"p{i}", "title": f"pet {i}", "caption": f"pet {i}, fur", "keywords": "fur\ntail", "label": i,
-                  "image": webp(i)}
-        yield i, {key: value for key, value in record.items() if key in features}
-
-  builder = Pets(data_dir=str(folder), file_format="array_record")
-  builder.download_and_prepare()
-  return str(builder.data_path)
 
 
 def test_decode_record():
@@ -78,6 +44,36 @@ def test_tfds_folder(tmp_path):
   by_id = {record.id: i for i, record in enumerate(source.records)}
   assert source.records[by_id["p1"]] == Record("p1", "pet 1", ("fur", "tail"), "pet 1, fur", 1)
   np.testing.assert_array_equal(source.image(by_id["p1"]), np.full((8, 8, 3), 1))
+
+
+DAMAGES = {
+    "cut off": (lambda data: data[:-9], "array_record.* is not whole: 0 of its 2 records can be found; get the file"),
+    "empty": (lambda data: b"", "is not whole: 0 of its 2 records"),
+    "gone": (None, "array_record-00000-of-00001 is not there; get the data set anew"),
+    "overwritten": (lambda data: data[:150] + bytes(50) + data[200:],
+                    "record 0 of .*array_record-00000-of-00001 is damaged .*; get the file anew"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_files_that_are_not_whole(tmp_path, damage):
+  path = write_data_set(tmp_path)
+  change, message = DAMAGES[damage]
+  (file,) = pathlib.Path(path).glob("*array_record*")
+  if change:
+    file.write_bytes(change(file.read_bytes()))
+  else:
+    file.unlink()
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    open_source(path, "train")
+
+
+def test_another_format_is_refused(tmp_path):
+  path = write_data_set(tmp_path)
+  info = pathlib.Path(path) / "dataset_info.json"
+  info.write_text(info.read_text().replace("array_record", "tfrecord"))
+  with pytest.raises(ValueError, match="is stored as tfrecord, .*; generate it with file_format='array_record'"):
+    open_source(path, "train")
 
 
 def test_missing_field_is_named(tmp_path):

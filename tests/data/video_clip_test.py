@@ -1,5 +1,7 @@
 """Sampled frames are those of a full decode, by timestamps, whatever the file is like."""
 
+import gc
+
 import av
 import numpy as np
 import pytest
@@ -162,3 +164,16 @@ def test_damage_is_told_with_its_place(tmp_path):
   (tmp_path / "a.mkv").write_bytes(data)
   with pytest.raises(VideoError, match="a.mkv is damaged after"):
     read_clip(path, 40)
+
+
+@pytest.mark.parametrize("kind", ["a.mp4", "a.avi"])
+def test_nothing_of_a_clip_waits_for_the_collector(tmp_path, kind):
+  path = write_video(tmp_path / kind, range(0, 200, 20))
+  read_clip(path, 2)
+  gc.collect()
+  gc.disable()
+  try:
+    read_clip(path, 2)
+    assert gc.collect() == 0
+  finally:
+    gc.enable()

@@ -17,11 +17,13 @@ import numpy as np
 
 from vljepa_jax.data import augment as augment_lib
 from vljepa_jax.data import failures
+from vljepa_jax.data import orphans
 from vljepa_jax.data.directions import names_direction
 from vljepa_jax.data.media import training_frames
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import AnySource
 from vljepa_jax.data.text import TextInput, target_id
+from vljepa_jax.data.token_files import Tokens
 from vljepa_jax.data.views import Texts, open_texts
 from vljepa_jax.errors import MediaError, UserError
 
@@ -39,8 +41,8 @@ class Stream:
       fields with weights, or a kind of question (the target is its answer). Or several of them: every example then has
       a text of each, which share its picture.
     weight: share of the examples, relative to the other streams.
-    features: (records, views, N, D) tokens of a frozen X-encoder, one row for each record of the source; training
-      draws one of the views. None decodes and augments the pictures instead.
+    features: tokens of a frozen X-encoder, indexed by [record, view], for every record of the source; training draws
+      one of the views. None decodes and augments the pictures instead.
     tokens: how many of the N tokens an example keeps, drawn anew each time and left in their order; 0 keeps all. The
       predictor counts positions among those kept.
       Cheaper steps, and the predictor never sees the same picture twice (FLIP, arXiv 2212.00794).
@@ -50,7 +52,7 @@ class Stream:
   source: AnySource
   view: str | tuple[str, ...]
   weight: float
-  features: np.ndarray | None = None
+  features: Tokens | np.ndarray | None = None
   tokens: int = 0
 
   @property
@@ -183,6 +185,11 @@ class _Examples(grain.transforms.RandomMap):
     self._unmirrored = dataclasses.replace(augment, flip=0.0)
     self._preprocess = preprocess
     self._frames = frames
+
+  def __setstate__(self, state):
+    """In a decoding worker, where this arrives pickled."""
+    self.__dict__.update(state)
+    orphans.end_with_parent()
 
   def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     reasons = []

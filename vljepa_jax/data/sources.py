@@ -15,6 +15,7 @@ from vljepa_jax.data.image import ImageError, read_image
 from vljepa_jax.data.manifest import is_manifest, open_manifest
 from vljepa_jax.data.shards import is_converted, open_shards
 from vljepa_jax.data.tfds_clips import open_tfds
+from vljepa_jax.data.tfds_records import Records
 
 OPENCLIPART = "openclipart"
 FIELDS = ("id", "image", "title", "keywords", "caption", "label")
@@ -154,7 +155,7 @@ def _open_folder(dataset: str, path: pathlib.Path, split: str) -> Source:
   if not isinstance(features["label"], tfds.features.ClassLabel):
     raise ValueError(f"the field 'label' of {dataset} must be a tfds.features.ClassLabel")
   _check_split(dataset, split, list(builder.info.splits))
-  return Source(dataset, split, builder.as_data_source(split), features["label"].names)
+  return Source(dataset, split, Records(builder, split), features["label"].names)
 
 
 class BabyAISource(ClipSource):

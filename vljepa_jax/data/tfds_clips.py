@@ -16,6 +16,7 @@ from vljepa_jax.data.clips import ClipQuestion, ClipRecord, ClipSource, with_can
 from vljepa_jax.data.image import read_image
 from vljepa_jax.data.manifest import KIND
 from vljepa_jax.data.moments import sample_moments
+from vljepa_jax.data.tfds_records import Records
 from vljepa_jax.data.video_clip import read_clip
 from vljepa_jax.errors import MediaError
 
@@ -47,7 +48,7 @@ def open_tfds(path: pathlib.Path, split: str, fields: Mapping[str, str]) -> Clip
   _check_fields(path, fields, features)
   if split not in builder.info.splits:
     raise ValueError(f"{path} has no split {split!r}; it has {', '.join(builder.info.splits)}")
-  data = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+  data = Records(builder, split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
   if LABEL in fields and not isinstance(features[fields[LABEL]], tfds.features.ClassLabel):
     raise ValueError(f"the feature {fields[LABEL]!r} of {path}, our 'label', must be a tfds.features.ClassLabel")
   kind = VIDEO if VIDEO in fields else PICTURE

@@ -115,7 +115,8 @@ def pixels(frame: Any, width: int, height: int) -> np.ndarray:
     (H, W, 3) uint8; H is the width where the tag lays the picture on its side.
   """
   stored = frame.to_ndarray(format="rgb24", width=width, height=height)
-  matrix = frame.side_data.get("DISPLAYMATRIX")
+  # Not frame.side_data: it stays with its frame in a cycle, in which the picture would wait for Python's collector.
+  matrix = import_av().sidedata.sidedata.SideDataContainer(frame).get("DISPLAYMATRIX")
   return stored if matrix is None else upright(stored, np.frombuffer(matrix, np.int32))
 
 

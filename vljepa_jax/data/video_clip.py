@@ -87,6 +87,9 @@ class _Track:
     return self
 
   def __exit__(self, *_) -> None:
+    # The generator knows this object: in a cycle the decoder's memory would wait for Python's collector, which counts
+    # objects, not bytes.
+    self._frames = self._next = self._shown = None
     self._container.close()
 
   def _open(self) -> None:

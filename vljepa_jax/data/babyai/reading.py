@@ -13,6 +13,7 @@ import numpy as np
 
 from vljepa_jax.data.babyai.tiles import Thing, require_minigrid, unpack
 from vljepa_jax.data.clips import ClipQuestion
+from vljepa_jax.data.tfds_records import Records
 from vljepa_jax.errors import UserError
 
 NAME = "babyai"
@@ -69,7 +70,7 @@ def data_source(split: str, data_dir: str | os.PathLike | None = None) -> Sequen
     raise UserError(f"{NAME} has no split {split!r}; it has {', '.join(SPLITS)}")
   import tensorflow_datasets as tfds  # takes a second; only those who read data pay for it
 
-  return tfds.builder_from_directory(prepare(data_dir)).as_data_source(split)
+  return Records(tfds.builder_from_directory(prepare(data_dir)), split)
 
 
 def load_atlas(data_dir: str | os.PathLike | None = None) -> np.ndarray:

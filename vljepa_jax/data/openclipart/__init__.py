@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 import pathlib
 import re
 
+from vljepa_jax.data.tfds_records import Records
+
 PATH = pathlib.Path(__file__).parent / "1.0.0"
 IMAGE_SIZE = 128
 MAX_KEYWORDS = 6
@@ -38,7 +40,7 @@ def data_source(split: str) -> Sequence[dict]:
   """
   import tensorflow_datasets as tfds  # takes a second; only those who read data pay for it
 
-  return tfds.builder_from_directory(PATH).as_data_source(split)
+  return Records(tfds.builder_from_directory(PATH), split)
 
 
 def caption(title: str, keywords: Iterable[str]) -> str:
