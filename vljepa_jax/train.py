@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from vljepa_jax import config as config_lib
-from vljepa_jax import evaluation, features, hosts, loop, progress, replay, report, resident, run_log, sharding, start, step
+from vljepa_jax import (
+    evaluation, features, hosts, loop, progress, replay, report, resident, run_log, sharding, start, step)
 from vljepa_jax.api import Model, make_preprocess, make_text_input
 from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
 from vljepa_jax.config import Config

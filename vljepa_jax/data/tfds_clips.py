@@ -1,8 +1,8 @@
 """TFDS folders whose features have names of their own, read by a map from ours to theirs.
 
 Ours are `picture` or `video`, `caption` or `caption.FIELD` for several fields, and if wanted `label`, `id`, `query`
-with `answer`. A picture is a `tfds.features.Image`, or encoded bytes in a `Text`; a video is a `tfds.features.Video` (which
-needs TensorFlow), a `Sequence` of images, or an encoded file in a `Text`. Texts are a `Text` or a `Sequence` of
+with `answer`. A picture is a `tfds.features.Image`, or encoded bytes in a `Text`; a video is a `tfds.features.Video`
+(which needs TensorFlow), a `Sequence` of images, or an encoded file in a `Text`. Texts are a `Text` or a `Sequence` of
 wordings, a label is a `ClassLabel`. The set must be stored as ArrayRecord.
 """
 
