@@ -149,10 +149,11 @@ def go_on(whole: pathlib.Path, folder: pathlib.Path, count: int) -> list[str]:
   finish(["launch/local.sh", str(count), *arguments(workdir)], workdir)
   a, b = numbers(workdir), numbers(whole)
   later = [step for step in b if step > half]
-  ids = sum(a[step]["batch_ids"] == b[step]["batch_ids"] for step in later)
-  worst = max(abs(a[step]["loss"] - b[step]["loss"]) for step in later)
+  done = [step for step in later if step in a]
+  ids = sum(a[step]["batch_ids"] == b[step]["batch_ids"] for step in done)
+  worst = max(abs(a[step]["loss"] - b[step]["loss"]) for step in done)
   verdict = "within" if worst <= TOLERANCE else "NOT within"
-  return [f"{len(later)} of {len(later)}", f"{ids} same", f"{verdict} {TOLERANCE:g}", f"worst {worst:.1e}", "-"]
+  return [f"{len(done)} of {len(later)}", f"{ids} same", f"{verdict} {TOLERANCE:g}", f"worst {worst:.1e}", "-"]
 
 
 def main() -> None:

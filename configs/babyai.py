@@ -2,9 +2,9 @@
 
 Clips of a room in which an agent fetches, carries, opens and unlocks (`data/babyai`, generated at the first use),
 with a caption and eight questions about every clip at once. A predictor and a small text encoder from scratch, on the
-cached tokens of a small V-JEPA 2 encoder that comes with the package, frozen. `:pretrain` makes that encoder from
-scratch, in five minutes on a GPU that holds the data set and makes the batches; `:debug` runs in seconds, with nano
-towers.
+cached tokens of a small V-JEPA 2 encoder that comes with the package, frozen. `:pretrain` is for that encoder, from
+scratch, with a GPU that holds the data set, of 100,000 clips then, and makes the batches; `:debug` runs in seconds,
+with nano towers.
 """
 
 from configs.base import MINILM, RULES

@@ -77,13 +77,14 @@ def test_rows_hold_frames_and_texts_of_their_clips(source):
   assert sorted(streams) == [0] * 6 + [1] * 2 and missing
 
 
-def test_frames_are_windows_or_spans_as_the_pipeline_draws_them(source):
+@pytest.mark.parametrize("frames", [1, 4])
+def test_frames_are_windows_or_spans_as_the_pipeline_draws_them(source, frames):
   clips = resident.clip_tables(source.clips, source.atlas)
   rows = np.zeros(2000, np.int32)
-  drawn = {tuple(row) for row in np.asarray(resident.draw_frames(clips, rows, 4, jax.random.key(0))).tolist()}
+  drawn = {tuple(row) for row in np.asarray(resident.draw_frames(clips, rows, frames, jax.random.key(0))).tolist()}
   clip, rng = source.clips[0], np.random.default_rng(0)
   ways = babyai.window_frames, babyai.sample_frames
-  wanted = {tuple(draw(clip, 4, rng).tolist()) for _ in range(2000) for draw in ways}
+  wanted = {tuple(draw(clip, frames, rng).tolist()) for _ in range(2000) for draw in ways}
   assert drawn == wanted
 
 
@@ -131,6 +132,7 @@ def test_a_run_goes_on_as_if_never_stopped(source, tmp_path):
     ({"data.augment.flip": 0.5}, "changes no frames"),
     ({"data.image_size": 128}, "image_size=64"),
     ({"data.sources": (dict(name="a", dataset="babyai", view="where", weight=1.0),)}, "first view that all clips have"),
+    ({"data.sources": (dict(name="a", dataset="babyai", view=("brief", "colur"), weight=1.0),)}, "no view 'colur'"),
 ])
 def test_what_does_not_fit_is_told(source, changes, words):
   with pytest.raises(UserError, match=words):

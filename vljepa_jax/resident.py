@@ -71,8 +71,9 @@ class Batches:
     step = sharding.put_same(np.array(self._step, np.int32), sharding.replicated(self._rows.mesh))
     batch = self._draw(self._tables, sharding.put_same(rows, self._rows), step, stream)
     self._step += 1
-    share, shares = sharding.process_share(self._rows)
-    own = np.split(rows, shares)[share]
+    held = {slice_.indices(self._size)[:2] for slice_, in
+            self._rows.addressable_devices_indices_map(rows.shape).values()}
+    own = np.concatenate([rows[first:last] for first, last in sorted(held)])
     return batch | {"record_id": own, "stream": np.full_like(own, stream)}
 
   def get_state(self) -> dict[str, int]:
@@ -141,6 +142,10 @@ def text_tables(
     return [(row(queries, text), row(targets, question.answer))
             for question in clip.questions if question.kind == view for text in question.queries]
 
+  known = {*clips[0].captions, *(question.kind for clip in clips for question in clip.questions)}
+  for name in views:
+    if name not in known:
+      raise UserError(f"config.data.resident has no view {name!r}; it has {', '.join(sorted(known))}")
   found = [[pairs_of(clip, view) or pairs_of(clip, views[0]) for view in views] for clip in clips]
   if not all(of_clip[0] for of_clip in found):
     raise UserError(f"config.data.resident needs a first view that all clips have, such as 'brief', not {views[0]!r}")
@@ -206,7 +211,8 @@ def draw_frames(clips: Tables, rows: jax.Array, frames: int, key: jax.Array) -> 
   window = jnp.clip(first[:, None] + jnp.arange(frames), 0, length[:, None] - 1)
   start = jnp.maximum(start + draw(keys[1], -reading.JITTER_OUT, reading.JITTER_IN + 1), 0)
   end = jnp.minimum(end + draw(keys[2], 0, reading.JITTER_OUT + 1), length - 1)
-  span = jnp.rint(start[:, None] + (end - start)[:, None] * jnp.linspace(0, 1, frames)).astype(jnp.int32)
+  shares = jnp.linspace(0, 1, frames) if frames > 1 else jnp.ones(1)  # of one frame, it is the end
+  span = jnp.rint(start[:, None] + (end - start)[:, None] * shares).astype(jnp.int32)
   return jnp.where(jax.random.bernoulli(keys[3], reading.WINDOWS, rows.shape)[:, None], window, span)
 
 

@@ -43,7 +43,8 @@ def manifest(tmp_path_factory):
       path.write_bytes(b"broken")
     rows.append({"path": path.name, "caption": f"clip {i}", "label": "ab"[i // 2 % 2],
                  "split": "test" if i % 8 == 7 else "train"})
-  rows += [{"path": "none.mp4", "caption": "lost"}, {"path": "1.mp4", "captoin": "wrong"}]
+  rows += [{"path": "none.mp4", "caption": "lost"}, {"path": "1.mp4", "captoin": "wrong"},
+           {"path": "1.mp4", "caption": "once more"}]
   (folder / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
   return str(folder / "m.jsonl")
 
@@ -70,10 +71,10 @@ def test_every_row_is_a_clip_or_in_quarantine(converted):
   assert len(ids) == len(expected) and set(ids) == expected
   told = [json.loads(line) for line in (converted / QUARANTINE).read_text().splitlines()]
   assert sorted((pathlib.Path(entry["path"]).name, entry["record"].rpartition(", ")[2]) for entry in told) == [
-      ("1.mp4", "line 26"), ("17.mp4", "line 18"), ("3.mp4", "line 4"), ("none.mp4", "line 25")]
+      ("1.mp4", "line 26"), ("1.mp4", "line 27"), ("17.mp4", "line 18"), ("3.mp4", "line 4"), ("none.mp4", "line 25")]
   reasons = {pathlib.Path(entry["path"]).name: entry["reason"] for entry in told}
   assert "cannot be read as a video" in reasons["3.mp4"] and "there is no video" in reasons["none.mp4"]
-  assert not list(converted.glob("*.tmp-*")) and not (converted / "plan").exists()
+  assert not list(converted.glob("*.tmp-*")) and not (converted / ".plan").exists()
 
 
 def test_tfds_reads_it(converted):
@@ -129,6 +130,13 @@ def test_a_changed_manifest_is_an_error(manifest, converted, capsys):
   assert "holds a conversion of other rows" in error and error.count("\n") == 1
 
 
+def test_other_folders_are_left_alone(manifest, tmp_path, capsys):
+  (tmp_path / "plan").mkdir()
+  assert run(tmp_path, f"--manifest={manifest}") == 1
+  assert "is no conversion, but holds plan" in capsys.readouterr().err
+  assert {path.name for path in tmp_path.iterdir()} == {"plan", ".lock"}
+
+
 def test_the_same_manifest_by_another_path(manifest, converted, monkeypatch):
   monkeypatch.chdir(pathlib.Path(manifest).parent)
   assert run(converted, "--manifest=m.jsonl") == convert.QUARANTINED
@@ -148,7 +156,7 @@ def test_killed_and_started_again(manifest, converted, tmp_path, arguments):
     left = {path: path.stat().st_mtime_ns for path in tmp_path.glob("index/*.jsonl")}
   (tmp_path / "clips-train.array_record-00000-of-00008.tmp-12345678").write_bytes(b"half a file")
   finished = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-  assert finished.returncode == convert.QUARANTINED and "22 clips, 4 of 26 rows" in finished.stdout
+  assert finished.returncode == convert.QUARANTINED and "22 clips, 5 of 27 rows" in finished.stdout
   assert "0 of them finished before" not in finished.stdout
   assert all(path.stat().st_mtime_ns == when for path, when in left.items()), "finished shards are kept"
   assert files(tmp_path) == files(converted)

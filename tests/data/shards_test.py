@@ -15,6 +15,7 @@ from vljepa_jax.data.conversion.shard import Shard, convert_shard, write_items, 
 from vljepa_jax.data.shards import open_shards
 from vljepa_jax.data.sources import open_source
 from vljepa_jax.data.views import ClipTexts
+from vljepa_jax.errors import MediaError
 
 SIZE = (64, 48)
 
@@ -112,6 +113,22 @@ def test_sources_travel_to_workers(converted):
   np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).frames(1, 4), source.frames(1, 4))
   assert source.hash_media() == open_source(str(converted), "train").hash_media()
   assert source.hash_media() != open_source(str(converted), "test").hash_media()
+
+
+def test_damage_inside_a_shard_is_that_of_a_file(manifest, tmp_path):
+  folder = convert(manifest, tmp_path, "jpeg")
+  path = next(folder.glob("*train*-00000-of-*"))
+  data = np.fromfile(path, np.uint8)
+  used = np.flatnonzero(data)  # blocks are padded
+  data[used[len(used) // 2]] ^= 255
+  data.tofile(path)
+  source, damaged = open_source(str(folder), "train"), 0
+  for i in range(len(source)):
+    try:
+      source.frames(i, 2)
+    except MediaError as error:
+      damaged += "is damaged in its shard" in str(error)
+  assert damaged
 
 
 def test_folders_that_are_of_no_use(manifest, tmp_path):

@@ -22,6 +22,7 @@ import threading
 import time
 from typing import Any
 
+from vljepa_jax.data.conversion import tar
 from vljepa_jax.data.conversion.finish import finish, verify
 from vljepa_jax.data.conversion.frames import CODECS, H264, JPEG, Encoding
 from vljepa_jax.data.conversion.items import Inputs, Item, read_inputs
@@ -32,6 +33,7 @@ from vljepa_jax.data.video import import_av
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error, one_line
 
 QUARANTINED = 3  # exit code
+LOCK = ".lock"
 EVERY = 5.0  # seconds between looks at the progress
 
 
@@ -90,7 +92,7 @@ def _convert(args: argparse.Namespace, beam_arguments: Sequence[str]) -> int:
   if args.codec == H264 or not all(item.is_picture for items in plan.values() for item in items):
     import_av()
   folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / ".lock", "w") as lock:
+  with open(folder / LOCK, "w") as lock:
     _take(lock, folder)
     _claim(folder, _describe(args, inputs, encoding, plan))
     left = [shard for shard in plan if not shard.header()]
@@ -143,9 +145,10 @@ def _describe(
     args: argparse.Namespace, inputs: Inputs, encoding: Encoding, plan: dict[Shard, list[Item]]) -> dict[str, Any]:
   """What is converted and how, as the folder keeps it."""
   items = [item for mine in plan.values() for item in mine]
-  base = os.path.dirname(args.manifest or args.webdataset) or "."
+  base = os.path.dirname(args.manifest) if args.manifest else tar.fixed_folder(args.webdataset)
+  named = args.manifest or args.webdataset
   return dict(
-      format=FORMAT, input=_fingerprint(items, inputs.quarantined, base), rows=inputs.rows,
+      format=FORMAT, input=_fingerprint(items, inputs.quarantined, base or ".", named), rows=inputs.rows,
       options={**dataclasses.asdict(encoding), "clips_per_shard": args.clips_per_shard},
       shards={shard.split: shard.count for shard in plan}, media=media_kind(item.name for item in items),
       classes=list(inputs.classes))
@@ -155,6 +158,9 @@ def _claim(folder: pathlib.Path, now: dict[str, Any]) -> None:
   """Writes down what is converted and how; UserError if the folder holds another conversion."""
   path = folder / CONVERSION
   if not path.is_file():
+    others = [entry.name for entry in folder.iterdir() if not entry.name.startswith((LOCK, CONVERSION))]
+    if others:
+      raise UserError(f"{folder} is no conversion, but holds {min(others)}; give another --out, or empty it")
     write_lines(path, [now])
     return
   before = json.loads(path.read_text(encoding="utf-8"))
@@ -166,14 +172,14 @@ def _claim(folder: pathlib.Path, now: dict[str, Any]) -> None:
   raise UserError(f"{folder} holds a conversion {what}; give another --out, or delete it")
 
 
-def _fingerprint(items: Sequence[Item], quarantined: Sequence[dict[str, Any]], base: str) -> str:
-  """A hash of all rows; files count by their paths from the folder `base`, wherever that lies."""
+def _fingerprint(items: Sequence[Item], quarantined: Sequence[dict[str, Any]], base: str, named: str) -> str:
+  """A hash of all rows; files count by their paths from the folder `base`, wherever it lies, however it is `named`."""
   digest = hashlib.sha256()
   for item in items:
     row = {**dataclasses.asdict(item), "path": os.path.relpath(item.path, base), "record": None}
     digest.update(json.dumps(row, sort_keys=True).encode())
   for entry in quarantined:
-    digest.update(json.dumps(entry["reason"]).encode())
+    digest.update(json.dumps(entry["reason"].replace(named, "")).encode())
   return digest.hexdigest()
 
 

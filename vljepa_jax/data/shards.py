@@ -20,7 +20,7 @@ from vljepa_jax.data.clips import ClipQuestion, ClipRecord, ClipSource, with_can
 from vljepa_jax.data.image import read_image
 from vljepa_jax.data.moments import on_show, sample_moments
 from vljepa_jax.data.video_clip import read_clip
-from vljepa_jax.errors import MediaError
+from vljepa_jax.errors import MediaError, one_line
 
 CONVERSION = "conversion.json"
 INFO = "dataset_info.json"
@@ -135,7 +135,12 @@ class _Reader:
 
   def __call__(self, index: int, count: int, rng: np.random.Generator | None) -> np.ndarray:
     name = self._names[index]
-    stored = Stored.parse(self._data[index])
+    try:
+      stored = Stored.parse(self._data[index])
+    except RuntimeError as error:  # the library knows no other; checksums are part of the format
+      raise MediaError(
+          f"{name} is damaged in its shard ({one_line(error).partition(';')[0]}); delete the shard and convert again"
+      ) from error
     seconds = stored.duration / MICRO
     if stored.video:
       return read_clip(stored.video, count, 0.0, seconds, rng, name)

@@ -1,5 +1,6 @@
 """Texts to token ids, and the identity of a target text."""
 
+import array
 import dataclasses
 import hashlib
 import logging
@@ -15,7 +16,7 @@ _LOG = logging.getLogger(__name__)
 BYTES = "bytes"
 PAD, BOS, EOS = 0, 1, 2
 FIRST_BYTE = 3
-REMEMBERED = 100_000  # texts whose tokens a tokenizer keeps: captions and questions come again every epoch
+REMEMBERED = 10_000  # texts whose tokens a tokenizer keeps: those of few words come again and again
 SIDES = RIGHT, LEFT = "right", "left"
 
 
@@ -49,7 +50,11 @@ class Tokenizer:
     self._model = _load(pathlib.Path(source))
     self.vocab_size = self._model.get_vocab_size(with_added_tokens=True)
 
-  def encode(self, texts: Sequence[str], length: int, special_tokens: bool = True, cut: str = RIGHT) -> list[tuple[int, ...]]:
+  def __getstate__(self):
+    return self.__dict__ | {"_remembered": {}}
+
+  def encode(
+      self, texts: Sequence[str], length: int, special_tokens: bool = True, cut: str = RIGHT) -> list[Sequence[int]]:
     """Token ids of texts; what does not fit is cut, never a special token.
 
     The first call that cuts any text logs a warning with the counts; later ones of the same length only count.
@@ -61,7 +66,7 @@ class Tokenizer:
       cut: "right" cuts the end of a long text, "left" its beginning.
 
     Returns:
-      n tuples of at most `length` ids.
+      n sequences of at most `length` ids, not to be changed.
     """
     before = self.truncated
     rows = [self._recall(text, length, special_tokens, cut) for text in texts]
@@ -78,7 +83,7 @@ class Tokenizer:
       return bytes(i - FIRST_BYTE for i in ids if i >= FIRST_BYTE).decode("utf-8", "replace")
     return self._model.decode([int(i) for i in ids], skip_special_tokens=True)
 
-  def _recall(self, *asked: str | int | bool) -> tuple[int, ...]:
+  def _recall(self, *asked: str | int | bool) -> array.array:
     """The ids of a text, kept from the last time where possible; counts those that are cut."""
     known = self._remembered.get(asked)
     if known is None:
@@ -89,20 +94,20 @@ class Tokenizer:
     self.truncated += is_cut
     return ids
 
-  def _encode(self, text: str, length: int, special_tokens: bool, cut: str) -> tuple[tuple[int, ...], bool]:
+  def _encode(self, text: str, length: int, special_tokens: bool, cut: str) -> tuple[array.array, bool]:
     """The ids of a text, and whether it is cut."""
     raw = text.encode("utf-8", "replace")
     if self._model is None:
       room = _room(length, 2 * special_tokens)
       kept = raw[:room] if cut == RIGHT else raw[max(0, len(raw) - room):]
       ids = [b + FIRST_BYTE for b in kept]
-      return tuple([BOS, *ids, EOS] if special_tokens else ids), len(raw) > room
+      return array.array("i", [BOS, *ids, EOS] if special_tokens else ids), len(raw) > room
     encoding = self._model.encode(raw.decode("utf-8"), add_special_tokens=False)
     room = _room(length, special_tokens * self._model.num_special_tokens_to_add(is_pair=False))
     is_cut = len(encoding) > room
     if is_cut:
       encoding.truncate(room, direction=cut)
-    return tuple(self._model.post_process(encoding, add_special_tokens=special_tokens).ids), is_cut
+    return array.array("i", self._model.post_process(encoding, add_special_tokens=special_tokens).ids), is_cut
 
 
 @dataclasses.dataclass(frozen=True)

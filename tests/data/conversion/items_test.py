@@ -88,6 +88,15 @@ def test_tar_files(tmp_path):
   assert "txt is not UTF-8" in told["f"] and "must be an object" in told["g"] and "No such file" in told["s-02.tar"]
 
 
+def test_tar_files_of_one_name_in_several_folders(tmp_path):
+  for folder in "ab":
+    (tmp_path / folder).mkdir()
+    write_tar(tmp_path / folder / "0.tar", [("c.jpg", b"p"), ("c.txt", b"text")])
+  inputs = read_inputs(None, f"{tmp_path}/*/0.tar", "train")
+  assert [item.texts["id"] for item in inputs.splits["train"]] == ["a/0.tar/c", "b/0.tar/c"]
+  assert not inputs.quarantined
+
+
 def test_a_tar_file_that_breaks_off(tmp_path):
   members = [("a.jpg", b"x" * 600), ("a.txt", b"a"), ("b.jpg", b"x" * 9000), ("b.txt", b"b")]
   path = write_tar(tmp_path / "s.tar", members)

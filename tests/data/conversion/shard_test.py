@@ -1,5 +1,6 @@
 """One shard: what cannot be read stays out, whatever the reason."""
 
+import errno
 import json
 
 from PIL import Image
@@ -10,6 +11,7 @@ from vljepa_jax.data.conversion.frames import Encoding, encode
 from vljepa_jax.data.conversion.items import Item
 from vljepa_jax.data.conversion.shard import Shard, convert_shard, write_items
 from vljepa_jax.data.shards import read_index
+from vljepa_jax.errors import MediaError, UserError
 
 ENCODING = Encoding(64, 8.0, 0, 0.0, "jpeg", 90)
 
@@ -52,6 +54,16 @@ def test_a_missing_package_is_no_fault_of_files(shard, monkeypatch):
 
   monkeypatch.setattr(shard_lib, "encode", missing)
   with pytest.raises(ImportError):
+    convert_shard(shard, ENCODING)
+  assert shard.header() is None and not list(shard.data.parent.glob("clips-*"))
+
+
+def test_a_fault_that_passes_is_no_fault_of_files(shard, monkeypatch):
+  def unplugged(item, encoding):
+    raise MediaError(f"{item.name} cannot be read") from OSError(errno.EIO, "Input/output error")
+
+  monkeypatch.setattr(shard_lib, "encode", unplugged)
+  with pytest.raises(UserError, match="0.png cannot be read now: .*run the same command again"):
     convert_shard(shard, ENCODING)
   assert shard.header() is None and not list(shard.data.parent.glob("clips-*"))
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vljepa_jax.data.conversion.items import Inputs
-from vljepa_jax.data.conversion.shard import TEMPORARY, Shard, write_lines
+from vljepa_jax.data.conversion.shard import PLAN, TEMPORARY, Shard, write_lines
 from vljepa_jax.data.shards import INFO, NAME, QUARANTINE, VERSION
 from vljepa_jax.errors import UserError, as_user_error
 
@@ -43,7 +43,7 @@ def finish(
   if not any(header["records"] for header in headers.values()):
     raise UserError(f"no clip could be converted; {folder / QUARANTINE} tells why, first: {bad[0]['reason']}")
   _write_info(folder, headers, classes)
-  shutil.rmtree(folder / "plan", ignore_errors=True)
+  shutil.rmtree(folder / PLAN, ignore_errors=True)
   for left in [*folder.glob(f"*{TEMPORARY}*"), *folder.glob(f"index/*{TEMPORARY}*")]:
     left.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,10 @@ from vljepa_jax.data.shards import Stored, data_path, index_path, read_index, re
 from vljepa_jax.errors import MediaError, UserError, one_line
 
 TEMPORARY = ".tmp-"  # in names of files that are being written
+PLAN = ".plan"  # folder of what shards are to be made of
+# Faults of machines and networks, not of files: what cannot be read now may be read later.
+PASSING = frozenset((errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.ENOTCONN,
+                     errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH))
 OPTIONS = "group_size:1"  # records are read one by one
 
 
@@ -40,7 +45,7 @@ class Shard:
   @property
   def plan(self) -> pathlib.Path:
     """Of its items, while the conversion runs."""
-    return pathlib.Path(self.folder) / "plan" / self.index.name
+    return pathlib.Path(self.folder) / PLAN / self.index.name
 
   def header(self) -> Mapping[str, Any] | None:
     """The header of the index, if the shard is finished: the index is written after the clips."""
@@ -87,9 +92,11 @@ def _encoded(items: Sequence[Item], encoding: Encoding, bad: list) -> Iterator[t
   for item in items:
     try:
       stored = encode(item, encoding)
-    except ImportError:
+    except (ImportError, MemoryError):
       raise
     except Exception as error:  # MediaError, and whatever decoders raise beside: one file must not end it all
+      if any(getattr(fault, "errno", None) in PASSING for fault in (error, error.__cause__)):
+        raise UserError(f"{item.name} cannot be read now: {one_line(error)}; run the same command again") from error
       kind = "" if isinstance(error, (MediaError, OSError)) else f"{type(error).__name__}: "
       bad.append(quarantine(item.name, item.record, kind + one_line(error)))
     else:

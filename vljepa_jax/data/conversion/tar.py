@@ -41,12 +41,18 @@ def expand_one(pattern: str) -> list[str]:
   return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
 
 
+def fixed_folder(pattern: str) -> str:
+  """The folder of a pattern up to where it varies; "" is the current one."""
+  return os.path.dirname(re.split(r"[{*?[]", pattern, maxsplit=1)[0])
+
+
 def read_rows(pattern: str, split: str) -> Iterator[Found]:
   """The clips of tar files: place for messages, tar file, row or what is wrong, place in the file.
 
   A caption is what `.txt` says, or the keys of a manifest in `.json` (docs/data.md); other keys are left alone. A tar
   file that breaks off gives what comes before.
   """
+  base = fixed_folder(pattern)
   for path in expand(pattern):
     groups = {}
     try:
@@ -58,7 +64,7 @@ def read_rows(pattern: str, split: str) -> Iterator[Found]:
     except (tarfile.TarError, OSError) as error:
       yield path, path, ValueError(f"the tar file cannot be read to its end: {error}"), None
     for key, members in groups.items():
-      yield _found(path, key, members, split)
+      yield _found(path, os.path.relpath(path, base or "."), key, members, split)
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -72,7 +78,7 @@ def _text(file: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> bytes:
   return file.extractfile(member).read() if ending in TEXTS else b""
 
 
-def _found(path: str, key: str, members: dict[str, tuple[tarfile.TarInfo, bytes]], split: str) -> Found:
+def _found(path: str, name: str, key: str, members: dict[str, tuple[tarfile.TarInfo, bytes]], split: str) -> Found:
   record = f"{path}/{key}"
   media = [ending for ending in members if ending.endswith(PICTURES + VIDEOS)]
   try:
@@ -80,7 +86,7 @@ def _found(path: str, key: str, members: dict[str, tuple[tarfile.TarInfo, bytes]
       raise ValueError(f"a picture or a video must be beside its texts, and one only; there are "
                        f"{', '.join(members)}")
     cells = _cells({ending: text for ending, (_, text) in members.items() if ending in TEXTS})
-    row = make_row("", {"id": f"{os.path.basename(path)}/{key}", "split": split, **cells, "path": path})
+    row = make_row("", {"id": f"{name}/{key}", "split": split, **cells, "path": path})
   except ValueError as error:
     return record, path, error, None
   member = members[media[0]][0]
