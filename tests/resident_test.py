@@ -1,11 +1,13 @@
 """Batches made on the devices, against the clips they are made of."""
 
+import chex
 from configs import babyai as recipe
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from vljepa_jax import config as config_lib, parts as parts_lib, resident, train
+from vljepa_jax import batch_ids, config as config_lib, parts as parts_lib, resident, sharding, start, train
 from vljepa_jax.api import make_text_input
 from vljepa_jax.data import babyai
 from vljepa_jax.data.babyai import build
@@ -99,33 +101,23 @@ def test_a_step_has_its_batch_whatever_came_before(source, devices):
   assert again.get_state() == {"step": 3}
 
 
-def test_a_run_goes_on_as_if_never_stopped(source, tmp_path):
-  whole, cut = tmp_path / "whole", tmp_path / "cut"
-  train.run(debug(), whole)
-  iterators = train.make_iterator
-  with pytest.MonkeyPatch.context() as patch:
-
-    def make_short(*args):
-      iterator, take = iterators(*args), resident.Batches.__next__
-
-      class Short(type(iterator)):
-
-        def __next__(self):
-          if self.get_state()["step"] == 2:
-            raise KeyboardInterrupt
-          return take(self)
-
-      iterator.__class__ = Short
-      return iterator
-
-    patch.setattr(train, "make_iterator", make_short)
-    with pytest.raises(KeyboardInterrupt):
-      train.run(debug(), cut)
-  train.run(debug(), cut)
-  lines = lambda folder: [
-      {name: record[name] for name in ("step", "loss", "batch_ids")}
-      for record in train.run_log.RunLog(folder, 4).records if "loss" in record]
-  assert lines(whole) == lines(cut) and len(lines(cut)) == 4
+def test_a_step_takes_them_as_it_takes_those_of_the_host(source, tmp_path):
+  short = {"tokenizers.target.length": 48, "tokenizers.query.length": 48, "model.x_encoder.num_layers": 1}
+  config = debug(**short, **{"data.sources": (dict(name="all", dataset="babyai", view=VIEWS[:2], weight=1.0),)})
+  parts = parts_lib.make_parts(config, jax.devices()[:1])
+  with jax.set_mesh(parts.mesh), nn.logical_axis_rules(config.mesh.rules):
+    iterator = train.make_iterator(config, parts, None, {"babyai": source}, None, tmp_path, None)
+    with jax.transfer_guard("disallow"):
+      batch = next(iterator)
+    batch_ids.Rows.take(batch)
+    step, results = parts_lib.make_step(config, parts), []
+    for rows in (batch, jax.device_get(batch)):
+      state, _ = start.first_state(config, parts)
+      with jax.transfer_guard("disallow"):
+        _, metrics = step(state, sharding.put_batch(rows, parts.rows))
+      results.append(jax.device_get(metrics))
+  chex.assert_trees_all_equal(*results)
+  assert np.isfinite(results[0]["loss"]) and results[0]["grad_norm"] > 0
 
 
 @pytest.mark.parametrize(("changes", "words"), [

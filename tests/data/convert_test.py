@@ -1,6 +1,7 @@
 """The command as it is run: Beam, exit codes, what is kept, what a kill leaves."""
 
 import json
+import logging
 import os
 import pathlib
 import resource
@@ -26,6 +27,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 COUNT = 24
 BROKEN = (3, 17)
 BOTH_CORES = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+  """Of logging, which other runners than DirectRunner get some of their own."""
+  before, level = logging.root.handlers[:], logging.root.level
+  yield
+  logging.root.handlers[:] = before
+  logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="module")
