@@ -20,7 +20,7 @@ from vljepa_jax.data.media import cached_view
 from vljepa_jax.data.preprocess import Preprocess
 from vljepa_jax.data.sources import AnySource
 from vljepa_jax.data.token_files import Layout, Tokens
-from vljepa_jax.errors import UserError
+from vljepa_jax.errors import MediaError, UserError
 from vljepa_jax.sharding import to_host
 
 FOLDER = "features"
@@ -174,4 +174,10 @@ def _stored(tokens: jax.Array, rows: slice, dtype: str) -> np.ndarray:
 def _clips(source: AnySource, views: Views, first: int, last: int) -> Iterator[np.ndarray]:
   for i in range(first, last):
     record, number = divmod(i, views.count)
-    yield cached_view(source, record, number, views.frames, views.preprocess, views.augment, views.seed)
+    try:
+      view = cached_view(source, record, number, views.frames, views.preprocess, views.augment, views.seed)
+    except MediaError as error:
+      raise MediaError(
+          f"{error}; take it out of the data set, or set config.data.feature_views and config.data.feature_tokens to 0: "
+          "training without a cache replaces what cannot be read") from error
+    yield view

@@ -3,7 +3,7 @@ import json
 from PIL import Image
 import pytest
 
-from vljepa_jax.data import list_folder
+from vljepa_jax.data import image, list_folder
 from vljepa_jax.data.sources import open_source
 from vljepa_jax.errors import UserError
 
@@ -51,6 +51,17 @@ def test_a_share_is_held_out_and_stays_so(tmp_path):
   (tmp_path / "manifest.jsonl").unlink()
   fill(tmp_path, *(f"new{i}.png" for i in range(20)))
   assert {path: rows for path, rows in rows(tmp_path).items() if path in first} == first
+
+
+def test_pictures_that_cannot_be_used_are_left_out_and_told(tmp_path, capsys, monkeypatch):
+  fill(tmp_path, "a.png", "b.png")
+  Image.new("RGB", (40, 40)).save(tmp_path / "large.png")
+  (tmp_path / "c.png").write_bytes(b"no picture")
+  (tmp_path / "d.mp4").write_bytes(b"not looked into")
+  monkeypatch.setattr(image, "MAX_PIXELS", 1000)
+  assert set(rows(tmp_path)) == {"a.png", "b.png", "d.mp4"}
+  first, second = capsys.readouterr().err.splitlines()
+  assert "left out" in first and "c.png is not a picture" in first and "large.png has 40 x 40 pixels" in second
 
 
 def test_mistakes(tmp_path):

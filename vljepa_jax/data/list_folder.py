@@ -3,7 +3,8 @@
 It becomes pictures/manifest.jsonl; look at it, and change what is wrong. The caption of a file is, in this order, what
 NAME.txt beside it says, every line a wording; the name of its subfolder, which is its class, too; its own name. Folders
 called train, validation and test at the top are the splits; without them a tenth is held out as "test", by a hash of
-the path, so that it stays the same when files are added or removed (one file at least).
+the path, so that it stays the same when files are added or removed (one file at least). Pictures that are too large or
+of no known format are left out and told.
 """
 
 import argparse
@@ -15,8 +16,8 @@ import pathlib
 import sys
 from typing import Any
 
-from vljepa_jax.data.image import ENDINGS as PICTURES
-from vljepa_jax.errors import UserError, one_line
+from vljepa_jax.data.image import ENDINGS as PICTURES, opened_image, read_file
+from vljepa_jax.errors import MediaError, UserError, one_line
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
 SPLITS = ("train", "validation", "test")
@@ -55,7 +56,8 @@ def write(folder: pathlib.Path, held_out: float) -> tuple[pathlib.Path, list[dic
 
 def list_rows(folder: pathlib.Path, held_out: float) -> Iterator[dict[str, Any]]:
   """Rows of a manifest in the order of their paths."""
-  paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PICTURES + VIDEOS)
+  found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PICTURES + VIDEOS)
+  paths = [path for path in found if _can_be_used(folder / path)]
   has_splits = any(path.parts[0] in SPLITS[1:] and len(path.parts) > 1 for path in paths)
   tested = {path for path in paths if _share(path) < held_out} or set(sorted(paths, key=_share)[:1])
   for path in paths:
@@ -63,6 +65,18 @@ def list_rows(folder: pathlib.Path, held_out: float) -> Iterator[dict[str, Any]]
     split = path.parts[0] if inside != path.parts else SPLITS[2 if path in tested and not has_splits else 0]
     row = {"path": path.as_posix(), "caption": _caption(folder / path, inside), "split": split}
     yield row | ({"label": _in_words(inside[-2])} if len(inside) > 1 else {})
+
+
+def _can_be_used(path: pathlib.Path) -> bool:
+  """Whether a picture can be opened; that all of it can be decoded shows only later, as does all of a video."""
+  if path.suffix.lower() not in PICTURES:
+    return True
+  try:
+    with opened_image(read_file(path), str(path)):
+      return True
+  except MediaError as error:
+    print(f"left out: {one_line(error)}", file=sys.stderr)
+    return False
 
 
 def _caption(path: pathlib.Path, inside: Sequence[str]) -> str | list[str]:
