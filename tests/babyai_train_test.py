@@ -8,21 +8,11 @@ import pytest
 
 from vljepa_jax import api, config as config_lib, evaluate, train
 from vljepa_jax.data import babyai
-from vljepa_jax.data.babyai import build
 from vljepa_jax.data.sources import open_source
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("tfds")
-  build.main([f"--out={folder}", "--clips=96"])
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("TFDS_DATA_DIR", str(folder))
-    yield folder
-
-
-@pytest.fixture(scope="module")
-def workdir(data_dir, tmp_path_factory):
+def workdir(small_babyai, tmp_path_factory):
   config = recipe.get_config("debug")
   config.train.steps = 4
   folder = tmp_path_factory.mktemp("runs") / "clips"
@@ -47,7 +37,7 @@ def test_other_splits_are_evaluated_beside_it(workdir):
   assert "params" not in results  # of the training itself the other file tells
 
 
-def test_clips_of_the_source_are_what_the_world_shows(data_dir):
+def test_clips_of_the_source_are_what_the_world_shows(small_babyai):
   source = open_source("babyai", "test")
   clip = babyai.decode(babyai.data_source("test")[0])
   frames = source.frames(0, 4)
@@ -57,7 +47,7 @@ def test_clips_of_the_source_are_what_the_world_shows(data_dir):
   assert len(drawn) > 3
 
 
-def test_the_model_takes_clips(workdir, data_dir):
+def test_the_model_takes_clips(workdir, small_babyai):
   model = api.load(workdir)
   source = open_source("babyai", "test")
   clips = np.stack([source.frames(i, 4) for i in range(2)])

@@ -22,6 +22,18 @@ def quick_compiler():
   jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="module")
+def small_babyai(tmp_path_factory):
+  """96 training clips of the babyai world, where TFDS looks for them; the folder."""
+  from vljepa_jax.data.babyai import build
+
+  folder = tmp_path_factory.mktemp("tfds")
+  build.main([f"--out={folder}", "--clips=96"])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("TFDS_DATA_DIR", str(folder))
+    yield folder
+
+
 @pytest.fixture(autouse=True)
 def fresh_trace_counters():
   """`chex.assert_max_traces` counts by function name over the whole process; every test starts at zero."""

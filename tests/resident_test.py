@@ -10,7 +10,6 @@ import pytest
 from vljepa_jax import batch_ids, config as config_lib, parts as parts_lib, resident, sharding, start, train
 from vljepa_jax.api import make_text_input
 from vljepa_jax.data import babyai
-from vljepa_jax.data.babyai import build
 from vljepa_jax.data.sources import open_source
 from vljepa_jax.data.text import target_id
 from vljepa_jax.errors import UserError
@@ -20,12 +19,8 @@ ROWS = 16
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("tfds")
-  build.main([f"--out={folder}", "--clips=96"])
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("TFDS_DATA_DIR", str(folder))
-    yield open_source("babyai", "train")
+def source(small_babyai):
+  return open_source("babyai", "train")
 
 
 def debug(**changes):

@@ -299,7 +299,7 @@ def parse(config: ml_collections.ConfigDict | dict[str, Any]) -> Config:
     raise UserError("this is the recipe of a Y-decoder, not of a model; give the model's")
   plain = config if isinstance(config, dict) else config.to_dict()
   parsed = config_parsing.parse_as(Config, plain, "config")
-  config_checks.check(flat(to_dict(parsed)))
+  config_checks.check(config_parsing.flat(to_dict(parsed)))
   return parsed
 
 
@@ -371,7 +371,7 @@ def with_tokenizers(config: Config, sources: dict[str, str]) -> Config:
 
 def check_same_run(old: Any, new: Any, workdir: pathlib.Path) -> None:
   """UserError if a run cannot go on with `new` and still be the same run."""
-  before, after = flat(to_dict(old)), flat(to_dict(new))
+  before, after = (config_parsing.flat(to_dict(recipe)) for recipe in (old, new))
   instead = f", where --config.init_from={workdir} starts from its parameters" if isinstance(new, Config) else ""
   for key in sorted(before.keys() | after.keys()):
     if before.get(key) != after.get(key) and not may_change(key):
@@ -396,10 +396,3 @@ def model_config(model: Model) -> VLJepaConfig:
       logit_bias=model.logit_bias,
       pooling=model.pooling,
   )
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-  """Values of nested dicts by dotted path."""
-  if not isinstance(value, dict):
-    return {path: value}
-  return {k: v for key, child in value.items() for k, v in flat(child, f"{path}.{key}" if path else key).items()}

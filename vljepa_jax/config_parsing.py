@@ -68,3 +68,10 @@ def _parse_dataclass(kind: Any, value: Any, path: str) -> Any:
   if missing:
     raise UserError(f"{path}.{missing[0]} is missing")
   return kind(**{key: parse_as(fields[key], value[key], f"{path}.{key}") for key in fields})
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+  """Values of nested dicts by dotted path."""
+  if not isinstance(value, dict):
+    return {path: value}
+  return {k: v for key, child in value.items() for k, v in flat(child, f"{path}.{key}" if path else key).items()}

@@ -11,7 +11,7 @@ import grain
 import jax
 import numpy as np
 
-from vljepa_jax import batch_ids, checkpoint, config as config_lib, dump as dump_lib, hosts, sharding
+from vljepa_jax import batch_ids, checkpoint, config as config_lib, config_parsing, dump as dump_lib, hosts, sharding
 from vljepa_jax.dump import Dump
 from vljepa_jax.errors import INPUT_ERRORS, SharedError, UserError, as_user_error
 from vljepa_jax.inspection import Findings
@@ -62,8 +62,8 @@ def run(recipe: Any, workdir: pathlib.Path, folder: pathlib.Path, set_stage: Cal
   with hosts.together(), as_user_error(*INPUT_ERRORS):
     dump = dump_lib.read(folder)
     plain = config_lib.to_dict(recipe)
-    for key, value in config_lib.flat(dump.config).items():
-      _check_same(key, value, config_lib.flat(plain).get(key), folder)
+    for key, value in config_parsing.flat(dump.config).items():
+      _check_same(key, value, config_parsing.flat(plain).get(key), folder)
     stage = set_stage(recipe, workdir)
   with jax.set_mesh(stage.parts.mesh), nn.logical_axis_rules(recipe.mesh.rules):
     findings, metrics, rows = _again(stage, workdir, dump, dump.step)

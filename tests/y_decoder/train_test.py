@@ -12,7 +12,7 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 import pytest
 
-from tests import tiny_decoder, tiny_model
+from tests import tiny_decoder, tiny_model, tiny_run
 import vljepa_jax
 from vljepa_jax import checkpoint, config as config_lib, evaluate, evaluation, predict, run_log
 from vljepa_jax.errors import UserError
@@ -60,24 +60,6 @@ def model(model_workdir, whole):
   return vljepa_jax.load(model_workdir, decoder=whole)
 
 
-def before_step(monkeypatch, number, action):
-  """Calls `action` before the `number`-th step of the next run."""
-  make_step = train.step_lib.make_step
-
-  def make(*args):
-    step_fn, calls = make_step(*args), []
-
-    def counted(*inputs):
-      calls.append(None)
-      if len(calls) == number:
-        action()
-      return step_fn(*inputs)
-
-    return counted
-
-  monkeypatch.setattr(train.step_lib, "make_step", make)
-
-
 def saved(workdir):
   """The newest checkpoint as it is, and what was logged, times left out."""
   times = ("seconds", "samples_per_second")
@@ -105,7 +87,7 @@ def test_a_run_leaves_what_it_promises(whole, model_workdir):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_goes_on_bit_by_bit(whole, model_workdir, tmp_path, monkeypatch, capsys, number):
   with monkeypatch.context() as patch:
-    before_step(patch, 3, lambda: os.kill(os.getpid(), number))
+    tiny_run.before_step(patch, train.step_lib, 3, lambda: os.kill(os.getpid(), number))
     train.run(tiny_decoder.recipe(model_workdir), tmp_path)
   assert "stopped after step 3; run the same command again" in capsys.readouterr().out
   assert os.listdir(tmp_path / "checkpoints") == ["3"] and not (tmp_path / "results.json").exists()

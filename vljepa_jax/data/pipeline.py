@@ -108,6 +108,7 @@ def make_train_iterator(
   """
   _check(streams, global_batch, shard_count)
   texts = {id(stream.source): open_texts(stream.source, augment, held_out) for stream in streams}
+  turns = _turns(streams, global_batch, shard_count)
   parts = []
   for number, stream in enumerate(streams):
     own = texts[id(stream.source)]
@@ -116,11 +117,6 @@ def make_train_iterator(
     order = np.random.SeedSequence((seed, number)).generate_state(1)[0]
     examples = _Examples(number, stream, own, usable, query, target, augment, preprocess, frames)
     parts.append(grain.MapDataset.source(usable).seed(int(order)).shuffle().repeat(None).random_map(examples))
-  turns = Turns([stream.weight for stream in streams], global_batch, shard_count)
-  for stream, batches in zip(streams, turns.batches, strict=True):
-    if not batches:
-      raise ValueError(
-          f"the weight {stream.weight} of stream {stream.name!r} is too small for one in {Turns.PERIOD} batches")
   mixture = grain.MapDataset.select_from_datasets(parts, turns)
   cached = streams[0].features is not None
   return failures.CountingIterator(
@@ -169,6 +165,16 @@ class Turns:
     period, turn = divmod(batch, self.PERIOD)
     stream = self._stream[turn]
     return stream, (period * self.batches[stream] + self._before[turn]) * self._size + row
+
+
+def _turns(streams: Sequence[Stream], global_batch: int, shard_count: int) -> Turns:
+  """Turns in which every stream has one."""
+  turns = Turns([stream.weight for stream in streams], global_batch, shard_count)
+  for stream, batches in zip(streams, turns.batches, strict=True):
+    if not batches:
+      raise ValueError(
+          f"the weight {stream.weight} of stream {stream.name!r} is too small for one in {Turns.PERIOD} batches")
+  return turns
 
 
 class _Examples(grain.transforms.RandomMap):

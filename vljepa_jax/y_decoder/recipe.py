@@ -90,7 +90,7 @@ def _check(recipe: Recipe) -> None:
   if not recipe.name or "/" in recipe.name:
     raise UserError(f"config.name must be a plain name, not {recipe.name!r}")
   decoder_config(recipe)
-  values = config_lib.flat(config_lib.to_dict(recipe))
+  values = config_parsing.flat(config_lib.to_dict(recipe))
   positive = {"optim.learning_rate", "optim.clip_norm", "texts.error_records", "eval.batch_size", "eval.beam",
               *(f"train.{field.name}" for field in dataclasses.fields(Train))}
   rules = [
