@@ -102,10 +102,10 @@ def test_greedy_is_the_search_without_a_cache(wide, stop):
 def test_cached_log_probabilities_are_those_without_a_cache(wide):
   decoder, params, embed = wide
   texts, _, tables = whole_greedy(Whole(decoder, params), embed, LENGTH, ())
-  cache = decoding._start(decoder, params, embed, LENGTH)
+  cache, prefix = decoding._start(decoder, params, embed, LENGTH), decoder.prefix_length(embed)
   last = jnp.full(BATCH, BOS, jnp.int32)
   for step in range(LENGTH):
-    log_probs, cache = decoding._next(decoder, params, cache, last, jnp.int32(step), LENGTH)
+    log_probs, cache = decoding._next(decoder, params, cache, last, jnp.int32(prefix + step), prefix + LENGTH)
     can = np.isfinite(tables[step])
     expected = tables[step][can]
     np.testing.assert_allclose(np.asarray(log_probs)[can], expected, atol=1e-5 * np.abs(expected).max())

@@ -1,4 +1,7 @@
-"""Texts from a Y-decoder: greedy and beam search, each one compiled program with a cache of keys and values.
+"""Texts from a decoder: greedy and beam search, and the likelihood of given texts, each one compiled program with a
+cache of keys and values.
+
+A decoder is the Y-decoder or the token model; what stands before the text is an embedding (B, E) or a `Prompt`.
 
 Shape letters as in `model/layers.py`, and W hypotheses of a beam.
 """
@@ -13,8 +16,11 @@ import jax.numpy as jnp
 
 from vljepa_jax.data.vocabulary import BOS, EOS, PAD, UNK
 from vljepa_jax.model.decoder import CACHE, Decoder
+from vljepa_jax.model.token_model import TokenModel
 
 NEVER = (PAD, BOS, UNK)  # marks that no text has
+
+AnyDecoder = Decoder | TokenModel
 
 
 @flax.struct.dataclass
@@ -31,20 +37,20 @@ class Decoded:
 
 
 @functools.partial(jax.jit, static_argnames=("decoder", "length", "stop"))
-def greedy(decoder: Decoder, params: Any, embed: jax.Array, *, length: int, stop: tuple[int, ...] = (EOS,)) -> Decoded:
+def greedy(decoder: AnyDecoder, params: Any, embed: Any, *, length: int, stop: tuple[int, ...] = (EOS,)) -> Decoded:
   """The most probable token, again and again, until every text has stopped.
 
   Args:
     decoder: the module.
     params: its parameters.
-    embed: (B, E) unit vectors.
+    embed: (B, E) unit vectors, or a prompt.
     length: L, most tokens of a text, the stop token included.
     stop: tokens that end a text.
 
   Returns:
     Tokens (B, L), scores (B,).
   """
-  batch = embed.shape[0]
+  batch, prefix = len(jax.tree.leaves(embed)[0]), decoder.prefix_length(embed)
 
   def unfinished(state):
     step, _, done, *_ = state
@@ -52,7 +58,7 @@ def greedy(decoder: Decoder, params: Any, embed: jax.Array, *, length: int, stop
 
   def extend(state):
     step, last, done, tokens, scores, cache = state
-    log_probs, cache = _next(decoder, params, cache, last, step, length)
+    log_probs, cache = _next(decoder, params, cache, last, prefix + step, prefix + length)
     last = jnp.where(done, PAD, jnp.argmax(log_probs, axis=-1)).astype(jnp.int32)
     scores += jnp.where(done, 0.0, jnp.max(log_probs, axis=-1))
     return step + 1, last, done | _is_in(last, stop), tokens.at[:, step].set(last), scores, cache
@@ -66,7 +72,7 @@ def greedy(decoder: Decoder, params: Any, embed: jax.Array, *, length: int, stop
 
 @functools.partial(jax.jit, static_argnames=("decoder", "width", "length", "stop"))
 def beam(
-    decoder: Decoder, params: Any, embed: jax.Array, *, width: int, length: int, length_penalty: float = 1.0,
+    decoder: AnyDecoder, params: Any, embed: Any, *, width: int, length: int, length_penalty: float = 1.0,
     stop: tuple[int, ...] = (EOS,),
 ) -> Decoded:
   """Beam search. A finished hypothesis keeps its place in the beam for as long as no other outranks it.
@@ -77,7 +83,7 @@ def beam(
   Args:
     decoder: the module.
     params: its parameters.
-    embed: (B, E) unit vectors.
+    embed: (B, E) unit vectors, or a prompt.
     width: W.
     length: L, most tokens of a text, the stop token included.
     length_penalty: 0 compares log-probabilities, 1 their mean over the tokens.
@@ -86,7 +92,7 @@ def beam(
   Returns:
     Tokens (B, W, L) and scores (B, W), the best first; a score is -inf where there are fewer than W texts.
   """
-  batch = embed.shape[0]
+  batch, prefix = len(jax.tree.leaves(embed)[0]), decoder.prefix_length(embed)
   rows = jnp.arange(batch)[:, None]
 
   def unfinished(state):
@@ -95,7 +101,7 @@ def beam(
 
   def extend(state):
     step, last, done, tokens, total, size, cache = state
-    log_probs, cache = _next(decoder, params, cache, last.reshape(-1), step, length)
+    log_probs, cache = _next(decoder, params, cache, last.reshape(-1), prefix + step, prefix + length)
     log_probs = log_probs.reshape(batch, width, -1)
     vocab = log_probs.shape[-1]
     only_pad = jnp.where(jnp.arange(vocab) == PAD, 0.0, -jnp.inf)
@@ -119,29 +125,52 @@ def beam(
   return Decoded(tokens, total / size.astype(jnp.float32) ** length_penalty)
 
 
+@functools.partial(jax.jit, static_argnames="decoder")
+def log_likelihood(decoder: AnyDecoder, params: Any, embed: Any, texts: jax.Array) -> jax.Array:
+  """Log-probability of every one of some texts behind every one of some prefixes, which are run once.
+
+  Args:
+    decoder: the module.
+    params: its parameters.
+    embed: (B, E) unit vectors, or a prompt.
+    texts: (C, L) int32 as `Vocabulary.encode` makes them: tokens, EOS, then PAD.
+
+  Returns:
+    (B, C) float32, the sum over the tokens of a text, the mark of its end among them.
+  """
+  count, length = texts.shape
+  batch, prefix = len(jax.tree.leaves(embed)[0]), decoder.prefix_length(embed)
+  cache = _start(decoder, params, embed, length)
+
+  def score(text):
+    before = jnp.broadcast_to(jnp.pad(text[:-1], (1, 0), constant_values=BOS), (batch, length))
+    logits, _ = _apply(decoder, {"params": params, CACHE: cache}, None, before, prefix, prefix + length)
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), text[None, :, None], axis=-1)[..., 0]
+    return jnp.sum(jnp.where(text == PAD, 0.0, chosen), axis=1)
+
+  return jax.lax.map(score, texts).T
+
+
 def writable(logits: jax.Array) -> jax.Array:
   """Log-probabilities among the tokens that a text can have, float32. (..., V) -> (..., V)."""
   return jax.nn.log_softmax(logits.at[..., jnp.array(NEVER)].set(-jnp.inf), axis=-1)
 
 
-def _start(decoder: Decoder, params: Any, embed: jax.Array, length: int) -> Any:
-  """The cache with the prefix in it."""
-  no_tokens = jnp.zeros((embed.shape[0], 0), jnp.int32)
-  _, cache = _apply(decoder, {"params": params}, embed, no_tokens, 0, length)
-  return cache
+def _start(decoder: AnyDecoder, params: Any, embed: Any, length: int) -> Any:
+  """The cache with the prefix in it, and room for `length` tokens of a text."""
+  no_tokens = jnp.zeros((len(jax.tree.leaves(embed)[0]), 0), jnp.int32)
+  return _apply(decoder, {"params": params}, embed, no_tokens, 0, decoder.prefix_length(embed) + length)[1]
 
 
 def _next(
-    decoder: Decoder, params: Any, cache: Any, last: jax.Array, step: jax.Array, length: int
+    decoder: AnyDecoder, params: Any, cache: Any, last: jax.Array, place: jax.Array, room: int
 ) -> tuple[jax.Array, Any]:
-  """Log-probabilities (B, V) of token number `step`, behind `last` (B,), and the cache with `last` in it."""
-  place = decoder.config.prefix_tokens + step
-  logits, cache = _apply(decoder, {"params": params, CACHE: cache}, None, last[:, None], place, length)
+  """Log-probabilities (B, V) of the token behind `last` (B,), which stands at `place`, and the cache with it."""
+  logits, cache = _apply(decoder, {"params": params, CACHE: cache}, None, last[:, None], place, room)
   return writable(logits[:, 0]), cache
 
 
-def _apply(decoder, variables, embed, tokens, place, length):
-  room = decoder.config.prefix_tokens + length
+def _apply(decoder, variables, embed, tokens, place, room):
   # Without rules: a batch of one cannot be cut over the devices that training pins it to.
   with nn.logical_axis_rules(()):
     logits, changed = decoder.apply(variables, embed, tokens, place=place, room=room, mutable=[CACHE])
@@ -149,8 +178,8 @@ def _apply(decoder, variables, embed, tokens, place, length):
 
 
 def _reorder(cache: Any, rows: jax.Array) -> Any:
-  """The cache of other rows; a stack of layers has an axis before that of rows."""
-  return jax.tree.map(lambda x: jnp.take(x, rows, axis=x.ndim - 4), cache)
+  """The cache of other rows; keys and values of a stack of layers have an axis before that of rows."""
+  return jax.tree.map(lambda x: jnp.take(x, rows, axis=max(x.ndim - 4, 0)), cache)
 
 
 def _is_in(tokens: jax.Array, stop: tuple[int, ...]) -> jax.Array:

@@ -88,6 +88,13 @@ class ClipSource:
     """The same clips with other texts."""
     return ClipSource(self.name, self.split, self.classes, records, self._read, self._encoded, self.media)
 
+  def subset(self, rows: Sequence[int], split: str) -> "ClipSource":
+    """Some of the clips, as a split of their own."""
+    return ClipSource(
+        self.name, split, self.classes, [self.records[i] for i in rows],
+        lambda index, count, rng: self._read(rows[index], count, rng), lambda index: self._encoded(rows[index]),
+        self.media)
+
   def __len__(self) -> int:
     return len(self.records)
 

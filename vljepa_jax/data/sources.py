@@ -41,6 +41,19 @@ class Record:
     return (self.caption,)
 
 
+class Rows(Sequence):
+  """Some elements of a sequence, taken when asked for."""
+
+  def __init__(self, data: Sequence[Any], rows: Sequence[int]):
+    self._data, self._rows = data, rows
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> Any:
+    return self._data[self._rows[index]]
+
+
 class Source:
   """One split of a data set of pictures.
 
@@ -59,6 +72,10 @@ class Source:
     self.classes = tuple(classes)
     self._data = data
     self.records = tuple(decode_record(data[i]) for i in range(len(data)))
+
+  def subset(self, rows: Sequence[int], split: str) -> "Source":
+    """Some of the pictures, as a split of their own."""
+    return Source(self.name, split, Rows(self._data, rows), self.classes)
 
   def __len__(self) -> int:
     return len(self.records)

@@ -4,6 +4,8 @@ The embedding becomes a few tokens that stand before the text (a prefix, as in C
 names a "lightweight text decoder" that is not part of the training (section 2) and says no more.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,23 +18,39 @@ from vljepa_jax.model.predictor import PredictorBlock
 CACHE = "cache"  # collection of the keys and values of earlier tokens
 
 
+class Cached(NamedTuple):
+  """Where a piece of a sequence stands, behind what the cache holds.
+
+  Attributes:
+    place: () of its first token in the whole sequence.
+    seen: (B or 1, S, M), True where a token of the piece may look.
+  """
+
+  place: jax.Array | int
+  seen: jax.Array
+
+
+def seen_so_far(place: jax.Array | int, length: int, room: int) -> jax.Array:
+  """(1, S, M), True up to each token's own place; a piece of `length` tokens begins at `place`."""
+  return (jnp.arange(room) <= place + jnp.arange(length)[:, None])[None]
+
+
 class DecoderBlock(PredictorBlock):
-  """The predictor's layer with a causal mask. In place of the mask of pads it takes the place of its first token.
+  """The predictor's layer with a causal mask. In place of the mask of pads it may take a `Cached`.
 
   Attributes:
     room: tokens that the cache has place for; 0 keeps none.
   """
 
-  config: presets.DecoderConfig
+  config: presets.DecoderConfig | presets.PredictorConfig
   room: int
 
-  def _look(self, q: jax.Array, k: jax.Array, v: jax.Array, place: jax.Array | None) -> jax.Array:
+  def _look(self, q: jax.Array, k: jax.Array, v: jax.Array, real: Cached | jax.Array | None) -> jax.Array:
     scale = self.config.head_width**-0.5
-    if place is None:
-      return attention(q, k, v, scale, causal=True)
-    k, v = self._cached("cached_key", k, place), self._cached("cached_value", v, place)
-    seen = jnp.arange(self.room) <= place + jnp.arange(q.shape[1])[:, None]  # (S, M)
-    return jax.nn.dot_product_attention(q, k, v, mask=seen[None, None], scale=scale)
+    if not isinstance(real, Cached):
+      return attention(q, k, v, scale, real=real, causal=True)
+    k, v = self._cached("cached_key", k, real.place), self._cached("cached_value", v, real.place)
+    return jax.nn.dot_product_attention(q, k, v, mask=real.seen[:, None], scale=scale)
 
   def _cached(self, name: str, x: jax.Array, place: jax.Array) -> jax.Array:
     """All keys or values so far, (B, M, G, h), with x written at `place`."""
@@ -53,6 +71,10 @@ class Decoder(nn.Module):
   config: presets.DecoderConfig
   embed_width: int
   vocab_size: int
+
+  def prefix_length(self, embed: jax.Array) -> int:
+    """How many tokens stand before the text."""
+    return self.config.prefix_tokens
 
   @nn.compact
   def __call__(
@@ -77,10 +99,12 @@ class Decoder(nn.Module):
       prefix = Linear(c.prefix_tokens * c.width, ("joint", "embed"), dtype=c.dtype, name="prefix_proj")(embed)
       x = jnp.concatenate([prefix.reshape(-1, c.prefix_tokens, c.width), x], axis=1)
     cos, sin = rope_tables(room or x.shape[1], rope_frequencies(c.head_width, c.rope_theta))
+    before = None
     if place is not None:
       cos, sin = (jax.lax.dynamic_slice_in_dim(table, place, x.shape[1]) for table in (cos, sin))
+      before = Cached(place, seen_so_far(place, x.shape[1], room))
     x = run_layers(
-        DecoderBlock, dict(config=c, deterministic=deterministic, room=room), c.num_layers, x, place, cos, sin,
+        DecoderBlock, dict(config=c, deterministic=deterministic, room=room), c.num_layers, x, before, cos, sin,
         scan=c.scan, remat=c.remat,
     )
     x = RMSNorm(c.norm_eps, name="norm")(x[:, x.shape[1] - tokens.shape[1]:])

@@ -86,21 +86,24 @@ class VLJepa(nn.Module):
 
     Args:
       batch: `video` (B, T, H, W, 3) uint8, or in its place `visual` (B, N, D), the tokens that a frozen
-        X-encoder gave earlier; `query`, `query_mask` (B, Q); `target`, `target_mask` (B, L). Or K texts that share
-        the video: (B, K, Q) and (B, K, L).
+        X-encoder gave earlier; `query`, `query_mask` (B, Q); `target`, `target_mask` (B, L), or in their place
+        `target_embed` (B, E), what a frozen Y-encoder gave earlier. Or K texts that share the video: (B, K, Q) and
+        (B, K, L).
       deterministic: no dropout.
 
     Returns:
       pred_embed, target_embed, of unit length; (B, E), or (B, K, E).
     """
     visual = batch["visual"] if "visual" in batch else self.encode_video(batch["video"])
-    texts = [batch[name] for name in ("query", "query_mask", "target", "target_mask")]
-    several = texts[0].shape[1:-1]  # (K,) or ()
+    several = batch["query"].shape[1:-1]  # (K,) or ()
+    flat = lambda name: batch[name].reshape(-1, batch[name].shape[-1]) if several else batch[name]
     if several:
       visual = jnp.repeat(visual, several[0], axis=0)
-      texts = [x.reshape(-1, x.shape[-1]) for x in texts]
-    pred = self.predict(visual, *texts[:2], deterministic)
-    target = self.encode_text(*texts[2:], deterministic)
+    pred = self.predict(visual, flat("query"), flat("query_mask"), deterministic)
+    if "target_embed" in batch:
+      target = flat("target_embed")
+    else:
+      target = self.encode_text(flat("target"), flat("target_mask"), deterministic)
     place = lambda x: constrain(x.reshape(-1, *several, x.shape[-1]), "act_batch", *[None] * len(several), "act_joint")
     return place(pred), place(target)
 

@@ -1,0 +1,151 @@
+"""What the runs of a study gave, together: every seed, means and intervals, as one file."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import numpy as np
+
+from vljepa_jax.compare import run as run_lib
+from vljepa_jax.compare.study import Study
+from vljepa_jax.errors import UserError
+from vljepa_jax.evaluation import write_json
+
+SWEEP, REPORTED, COST = "sweep", "seeds", "cost.json"
+
+LEVEL = 0.95  # of intervals
+# What a learning rate is chosen by: both tasks count alike, CIDEr on the scale of a share.
+SCORE = "mean of top-1, top-5 and CIDEr / 1000 on the validation split"
+
+
+def score(point: Mapping[str, float]) -> float:
+  """What a learning rate is chosen by. VL-JEPA's captions are the nearest of training there."""
+  return (point["top1"] + point["top5"] + point["cider"] / 1000) / 3
+
+
+def best_rate(runs: Mapping[float, Mapping[str, Any]]) -> float:
+  """The learning rate whose run scores best at its end; of equal ones the smallest."""
+  return max(sorted(runs), key=lambda rate: score(runs[rate]["points"][-1]))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+  """Mean and half the width of its 95% interval by Student's t: values +- t s / sqrt(n). Half is NaN for one value."""
+  from scipy import stats  # comes with JAX; takes half a second
+
+  values = np.asarray(values, np.float64)
+  if len(values) < 2:
+    return float(values.mean()), math.nan
+  t = stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1)
+  return float(values.mean()), float(t * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def read_cost(path: pathlib.Path) -> dict[str, Any] | None:
+  """What `cost.measure` wrote; None if it has not."""
+  try:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+  except ValueError as error:
+    raise UserError(f"{path} is damaged ({error}); remove it, and it is measured again") from error
+
+
+def folder(workdir: pathlib.Path, study: Study, task: str, arm: str, rate: float, seed: int) -> pathlib.Path:
+  """Of a run."""
+  kind = SWEEP if seed == study.sweep_seed else REPORTED
+  return workdir / task / kind / arm / f"rate-{rate:g}-seed-{seed}"
+
+
+def collect(study: Study, workdir: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
+  """All that the finished runs gave, and the names of tasks that are not finished.
+
+  Args:
+    study: the recipe.
+    workdir: of the study.
+  """
+  tasks, missing = {}, []
+  for name, recipe in study.tasks.items():
+    sweeps = {
+        arm: {rate: run_lib.finished(folder(workdir, study, name, arm, rate, study.sweep_seed)) for rate in study.rates}
+        for arm in recipe.arms}
+    cost = read_cost(workdir / name / COST)
+    if cost is None or any(run is None for runs in sweeps.values() for run in runs.values()):
+      missing.append(name)
+      continue
+    arms = {}
+    for arm, swept in sweeps.items():
+      rate = best_rate(swept)
+      runs = [run_lib.finished(folder(workdir, study, name, arm, rate, seed)) for seed in study.seeds]
+      arms[arm] = _arm(recipe.arms[arm], swept, rate, runs, cost["steps"][arm])
+    tasks[name] = {
+        "dataset": recipe.config["eval"]["dataset"], "records": recipe.records, "validation": recipe.validation,
+        "batch_size": recipe.config["train"]["batch_size"], "classes": recipe.classes,
+        "same_data": len({run["data"] for arm in arms.values() for run in arm["runs"][:1]}) == 1,
+        "encoder_flops": cost["encoder_flops"], "answers": cost["answers"], "arms": arms}
+  return {
+      "study": study.name, "score": SCORE, "rates": study.rates, "seeds": study.seeds, "points": study.points,
+      "tasks": tasks}, missing
+
+
+def _arm(arm, swept, rate, runs, cost) -> dict[str, Any]:
+  metrics = [name for name in runs[0]["points"][0] if name not in ("step", "samples", "seconds")]
+  curves = {}
+  for metric in metrics:
+    places = [interval([run["points"][i][metric] for run in runs]) for i in range(len(runs[0]["points"]))]
+    curves[metric] = {"mean": [mean for mean, _ in places], "half": [half for _, half in places]}
+  return {
+      **dataclasses.asdict(arm), **runs[0]["params"], **cost, "learning_rate": rate,
+      "sweep": {f"{rate:g}": {**run["points"][-1], "score": score(run["points"][-1])} for rate, run in swept.items()},
+      "seconds": float(np.mean([run["seconds"] for run in runs])),
+      "samples": [point["samples"] for point in runs[0]["points"]], "curves": curves, "runs": runs}
+
+
+def write(study: Study, workdir: pathlib.Path, path: pathlib.Path, command: str) -> dict[str, Any]:
+  """Collects a study into one file, with the command, the commit and the machine that made it.
+
+  Raises:
+    UserError: some task is not finished, or the file cannot be written.
+  """
+  found, missing = collect(study, workdir)
+  if missing:
+    raise UserError(
+        f"{workdir} has not all runs of {', '.join(missing)}; the same command without --only makes those that are "
+        "missing")
+  versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+  origin = {
+      "command": command, "commit": _commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+      "versions": versions}
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, origin | found)
+  except OSError as error:
+    raise UserError(f"--out={path} cannot be written: {error.strerror}; give another file") from error
+  return found
+
+
+def _commit() -> str:
+  """The commit of the source, or "" where there is no repository."""
+  found = subprocess.run(
+      ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False,
+      cwd=pathlib.Path(__file__).parent)
+  return found.stdout.strip()
+
+
+def table(found: Mapping[str, Any]) -> str:
+  """The end of every curve as lines of text: mean and half the interval over the seeds."""
+  lines = []
+  for name, task in found["tasks"].items():
+    lines.append(f"{name:<24}  {'trained':>10}  {'MFLOP':>7}  {'ms':>6}  {'rate':>7}  {'top-1':>12}  {'top-5':>12}  "
+                 f"{'CIDEr':>14}")
+    for arm, numbers in task["arms"].items():
+      ends = {metric: (curve["mean"][-1], curve["half"][-1]) for metric, curve in numbers["curves"].items()}
+      cell = lambda metric, factor: "{:.1f} +- {:.1f}".format(*(factor * x for x in ends[metric]))
+      lines.append(
+          f"{arm:<24}  {numbers['trained']:>10,}  {numbers['flops_per_sample'] / 1e6:>7.1f}  "
+          f"{numbers['ms_per_sample']:>6.2f}  {numbers['learning_rate']:>7g}  {cell('top1', 100):>12}  "
+          f"{cell('top5', 100):>12}  {cell('cider', 1):>14}")
+  return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""All runs of a study, in order: a sweep of learning rates for every arm, a decoder, then the seeds that are reported.
+
+A finished run is one file and is never made again; one that was broken off goes on from its checkpoint. So a sweep
+that was killed goes on where it was, and ends with the numbers that it would have had.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from vljepa_jax import interrupt, loop, progress, train
+from vljepa_jax.checkpoint import FOLDER, latest_step
+from vljepa_jax.compare import cost, results, run as run_lib
+from vljepa_jax.compare.sides import EmbeddingSide, make_side
+from vljepa_jax.compare.study import Study, arm_config
+from vljepa_jax.compare.task import Task, open_task
+from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
+from vljepa_jax.parts import make_parts
+from vljepa_jax.progress import say
+from vljepa_jax.y_decoder import recipe as decoder_recipe
+from vljepa_jax.y_decoder import text_decoder
+from vljepa_jax.y_decoder import train as decoder_train
+
+DECODER = "decoder"
+
+
+def run(study: Study, workdir: pathlib.Path, names: Sequence[str]) -> bool:
+  """Makes all runs of some tasks of a study that are not finished yet; False if a signal has stopped it.
+
+  Args:
+    study: the recipe.
+    workdir: of the study; several processes may work on different tasks in it.
+    names: of the tasks.
+
+  Raises:
+    UserError: something that the caller can put right.
+  """
+  unknown = sorted(set(names) - study.tasks.keys())
+  if unknown:
+    raise UserError(f"the study {study.name} has no task {unknown[0]!r}; it has {', '.join(study.tasks)}")
+  if jax.process_count() > 1:
+    raise UserError("a study runs in one process, on all of its devices")
+  with loop.stoppable() as stop:
+    for name in names:
+      Sweep(study, name, workdir / name, stop).run()
+    return True
+  return False
+
+
+@dataclasses.dataclass
+class Sweep:
+  """The runs of one task.
+
+  Attributes:
+    study: the recipe.
+    name: of the task.
+    workdir: of it.
+    stop: whether to.
+  """
+
+  study: Study
+  name: str
+  workdir: pathlib.Path
+  stop: interrupt.StopRequest
+
+  def run(self) -> None:
+    """Makes what is missing, in order."""
+    study, recipe = self.study, self.study.tasks[self.name]
+    self._runs = len(recipe.arms) * (len(study.rates) + len(study.seeds))
+    self._done, self._began, self._timed = 0, time.monotonic(), 0
+    say(f"{study.name} on {self.name}: {len(recipe.arms)} arms, {self._runs} runs, in {self.workdir}")
+    config = arm_config(study, self.name, next(iter(recipe.arms)), study.rates[0], study.sweep_seed)
+    with self.stop.at_once(), as_user_error(*INPUT_ERRORS), nn.logical_axis_rules(config.mesh.rules):
+      task = open_task(recipe, config, self.workdir, progress.FeatureLine())
+    say(f"  {len(task.source):,} training records, {len(task.validation.labels):,} to choose learning rates on, "
+        f"{len(task.test.labels):,} reported; {len(task.classes.names)} classes")
+    for arm in recipe.arms:
+      for rate in study.rates:
+        self._execute(task, arm, rate, study.sweep_seed, None)
+    rates = {arm: self.best_rate(arm) for arm in recipe.arms}
+    decoder = self._decoder(task, rates) if recipe.decoder else None
+    for seed in study.seeds:
+      for arm in recipe.arms:
+        self._execute(task, arm, rates[arm], seed, decoder)
+    if results.read_cost(self.workdir / results.COST) is None:
+      with self.stop.at_once():
+        cost.measure(study, self.name, task, rates, decoder, self.workdir / results.COST)
+
+  def best_rate(self, arm: str) -> float:
+    """The learning rate of the arm's best run on the validation split; of equal ones the smallest."""
+    return results.best_rate({
+        rate: run_lib.finished(self._folder(arm, rate, self.study.sweep_seed)) for rate in self.study.rates})
+
+  def _folder(self, arm: str, rate: float, seed: int) -> pathlib.Path:
+    return results.folder(self.workdir.parent, self.study, self.name, arm, rate, seed)
+
+  def _execute(self, task: Task, arm: str, rate: float, seed: int, decoder: text_decoder.TextDecoder | None) -> None:
+    study, recipe = self.study, self.study.tasks[self.name]
+    folder = self._folder(arm, rate, seed)
+    new = run_lib.finished(folder) is None
+    began = time.monotonic()
+    if new:
+      say(f"  [{self._done + 1} of {self._runs}] {arm}, learning rate {rate:g}, seed {seed}")
+    sweeps = seed == study.sweep_seed
+    given = run_lib.execute(
+        run_lib.Run(
+            side=recipe.arms[arm].side, config=arm_config(study, self.name, arm, rate, seed), workdir=folder,
+            points=study.points[-1:] if sweeps else study.points, held=task.validation if sweeps else task.test,
+            keep=sweeps and arm == recipe.decoder_of),
+        task, decoder, self.stop)
+    self._done += 1
+    if new:
+      self._timed += 1
+      left = (time.monotonic() - self._began) / self._timed * (self._runs - self._done)
+      last = given["points"][-1]
+      say(f"    top-1 {100 * last['top1']:.1f}%  top-5 {100 * last['top5']:.1f}%  CIDEr {last['cider']:.1f}  "
+          f"in {progress.duration(time.monotonic() - began)}; about {progress.duration(left)} left")
+
+  def _decoder(self, task: Task, rates: dict[str, float]) -> text_decoder.TextDecoder:
+    """The decoder beside the sweep's best run of its arm; trained if it is not there."""
+    recipe = self.study.tasks[self.name]
+    beside = self._folder(recipe.decoder_of, rates[recipe.decoder_of], self.study.sweep_seed)
+    folder = self.workdir / DECODER
+    parsed = decoder_recipe.parse({**recipe.decoder, "model_workdir": str(beside)})
+    if not train.is_finished(parsed, folder):
+      say(f"  the decoder, of texts alone, in {folder}")
+      decoder_train.run(parsed, folder)
+      if (latest_step(folder / FOLDER) or 0) < parsed.train.steps:
+        raise interrupt.Stopped
+    side = make_side(
+        recipe.arms[recipe.decoder_of].side,
+        arm_config(self.study, self.name, recipe.decoder_of, rates[recipe.decoder_of], self.study.sweep_seed), task,
+        None)
+    if not isinstance(side, EmbeddingSide) or not all(jax.tree.leaves(side.parts.frozen["y_encoder"])):
+      raise UserError(f"config.tasks.{self.name}.decoder_of must be an arm of VL-JEPA with a frozen Y-encoder")
+    with jax.set_mesh(side.parts.mesh):
+      y_encoder = side.first_state().params["y_encoder"]
+    return text_decoder.load(folder, y_encoder, task.config.model.embed_width, task.target_input.tokenizer)
