@@ -30,29 +30,30 @@ def get_config(variant: str = "base") -> ConfigDict:
   config.tasks = ConfigDict(dict(
       openclipart=dict(
           records=0, validation=200, classes="labels", config=openclipart(), decoder=y_decoder(15),
-          decoder_of="vljepa", arms=arms(token_mlp=640, small_mlp=320)),
+          decoder_of="vljepa", arms=arms(512, 633, 142)),
       babyai=dict(
           records=4000, validation=500, classes="object", config=clips(), decoder=y_decoder(15),
-          decoder_of="vljepa", arms=arms(token_mlp=512, small_mlp=384)),
+          decoder_of="vljepa", arms=arms(352, 328, 286)),
   ))
   return _debug(config) if variant == "debug" else config
 
 
-def arms(token_mlp: int, small_mlp: int) -> ConfigDict:
-  """The four of a task; widths of MLPs make parameters equal where they should be."""
+def arms(tokens: int, large: int, small: int) -> ConfigDict:
+  """The four of a task. Widths of MLPs: of `tokens`, and of the two whose parameters they make equal to another's."""
   size = lambda layers, mlp: (("model.predictor.layers", (0, layers)), ("model.predictor.mlp_width", mlp))
   return ConfigDict(dict(
       vljepa=dict(side="embeddings", words="VL-JEPA, half", values=()),
-      tokens=dict(side="tokens", words="tokens", values=size(4, 512)),
-      vljepa_large=dict(side="embeddings", words="VL-JEPA, as many parameters as tokens", values=size(4, token_mlp)),
-      tokens_small=dict(side="tokens", words="tokens, as few parameters as VL-JEPA", values=size(2, small_mlp)),
+      tokens=dict(side="tokens", words="tokens", values=size(4, tokens)),
+      vljepa_large=dict(side="embeddings", words="VL-JEPA, as many parameters as tokens", values=size(4, large)),
+      tokens_small=dict(side="tokens", words="tokens, as few parameters as VL-JEPA", values=size(2, small)),
   ))
 
 
-def small_predictor() -> ConfigDict:
-  """Two layers of 192."""
+def small_predictor(heads: int, mlp: int) -> ConfigDict:
+  """Two layers, of 64 for every head."""
   return ConfigDict(dict(
-      preset="small", weights="", dropout=0.1, width=192, layers=(0, 2), num_heads=3, num_kv_heads=3, mlp_width=384))
+      preset="small", weights="", dropout=0.1, width=64 * heads, layers=(0, 2), num_heads=heads, num_kv_heads=heads,
+      mlp_width=mlp))
 
 
 def openclipart() -> ConfigDict:
@@ -60,7 +61,7 @@ def openclipart() -> ConfigDict:
   config = base.get_config()
   config.data.sources = (dict(name="captions", dataset="openclipart", view="caption", weight=1.0),)
   config.data.augment.update(dict(drop_keywords=0.0, shuffle_keywords=0.0))  # captions in the order of the references
-  config.eval.class_templates = ("{}",)
+  config.model.predictor = small_predictor(3, 384)
   return _common(config)
 
 
@@ -75,12 +76,13 @@ def clips() -> ConfigDict:
       dict(name="action", dataset="babyai", view="action", weight=0.2),
   )
   config.data.feature_views = 1
+  config.tokenizers.query.length = config.tokenizers.target.length = 13
+  config.model.predictor = small_predictor(2, 240)
   return _common(config)
 
 
 def _common(config: ConfigDict) -> ConfigDict:
   """What both have: frozen targets, a constant learning rate, 150 steps of 128."""
-  config.model.predictor = small_predictor()
   config.model.embed_width, config.model.y_head = 384, False
   config.optim.schedule, config.optim.warmup_steps = "constant", 10
   config.optim.groups = (

@@ -22,7 +22,7 @@ from vljepa_jax.errors import UserError
 from vljepa_jax.model.vljepa import VLJepa
 from vljepa_jax.parts import Parts
 from vljepa_jax.step import TrainState
-from vljepa_jax.tasks import captioning
+from vljepa_jax.tasks import captioning, retrieval
 from vljepa_jax.y_decoder.text_decoder import TextDecoder
 
 Batches = grain.experimental.ElasticIterator
@@ -91,14 +91,20 @@ class EmbeddingSide:
     return Model(self._config, step.averaged_params(state.params, state.ema))
 
   def measure(self, state: TrainState, held: Held) -> Numbers:
-    """See `Side`; `cider_nearest` is that of the nearest training captions, `cider` that of the decoder's words."""
+    """See `Side`; `cider_nearest` is that of the nearest training captions, `cider` that of the decoder's words.
+
+    `recall1` is the share of held-out captions whose nearest record is theirs.
+    """
     model, classes = self.model(state), self._task.classes
     names = self._embed_texts(model, classes.names)
     scores = model.predict(held.visual, classes.query) @ names.T
     plain = model.predict(held.visual)
     bank = self._embed_texts(model, self._task.bank)
     nearest = captioning.nearest_baseline(plain, bank, self._task.bank)
-    numbers = top_k(scores, held.labels) | {"cider_nearest": cider(nearest, held)}
+    captions, own = retrieval.distinct_texts([wordings[0] for wordings in held.references])
+    found, _ = retrieval.score(plain, self._embed_texts(model, captions), captions, own)
+    numbers = top_k(scores, held.labels) | {
+        "recall1": found["text_to_image"]["r1"], "cider_nearest": cider(nearest, held)}
     numbers["cider"] = cider(self._decoder.decode(plain), held) if self._decoder else numbers["cider_nearest"]
     return numbers
 
