@@ -76,7 +76,7 @@ def clips() -> ConfigDict:
       dict(name="action", dataset="babyai", view="action", weight=0.2),
   )
   config.data.feature_views = 1
-  config.tokenizers.query.length = config.tokenizers.target.length = 13
+  config.tokenizers.query.length = 13
   config.model.predictor = small_predictor(2, 240)
   return _common(config)
 

@@ -16,9 +16,9 @@ import numpy as np
 from vljepa_jax.compare import run as run_lib
 from vljepa_jax.compare.study import Study
 from vljepa_jax.errors import UserError
-from vljepa_jax.evaluation import write_json
+from vljepa_jax.evaluation import read_results, write_json
 
-SWEEP, REPORTED, COST = "sweep", "seeds", "cost.json"
+SWEEP, REPORTED, DECODER, COST = "sweep", "seeds", "decoder", "cost.json"
 
 LEVEL = 0.95  # of intervals
 # What a learning rate is chosen by: both tasks count alike, CIDEr on the scale of a share.
@@ -84,11 +84,18 @@ def collect(study: Study, workdir: pathlib.Path) -> tuple[dict[str, Any], list[s
     tasks[name] = {
         "dataset": recipe.config["eval"]["dataset"], "records": recipe.records, "validation": recipe.validation,
         "batch_size": recipe.config["train"]["batch_size"], "classes": recipe.classes,
-        "same_data": len({run["data"] for arm in arms.values() for run in arm["runs"][:1]}) == 1,
-        "encoder_flops": cost["encoder_flops"], "answers": cost["answers"], "arms": arms}
+        "same_data": all(
+            len({arm["runs"][i]["data"] for arm in arms.values()}) == 1 for i in range(len(study.seeds))),
+        "decoder": _decoder(workdir / name), "encoder_flops": cost["encoder_flops"], "answers": cost["answers"], "arms": arms}
   return {
       "study": study.name, "score": SCORE, "rates": study.rates, "seeds": study.seeds, "points": study.points,
       "tasks": tasks}, missing
+
+
+def _decoder(workdir: pathlib.Path) -> dict[str, Any]:
+  """What the Y-decoder of a task cost; empty if there is none."""
+  made = read_results(workdir / DECODER)
+  return {"trained": made["params"]["trained"], **made["train"]} if made else {}
 
 
 def _arm(arm, swept, rate, runs, cost) -> dict[str, Any]:

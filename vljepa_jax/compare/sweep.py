@@ -26,8 +26,6 @@ from vljepa_jax.y_decoder import recipe as decoder_recipe
 from vljepa_jax.y_decoder import text_decoder
 from vljepa_jax.y_decoder import train as decoder_train
 
-DECODER = "decoder"
-
 
 def run(study: Study, workdir: pathlib.Path, names: Sequence[str]) -> bool:
   """Makes all runs of some tasks of a study that are not finished yet; False if a signal has stopped it.
@@ -125,11 +123,11 @@ class Sweep:
     """The decoder beside the sweep's best run of its arm; trained if it is not there."""
     recipe = self.study.tasks[self.name]
     beside = self._folder(recipe.decoder_of, rates[recipe.decoder_of], self.study.sweep_seed)
-    folder = self.workdir / DECODER
+    folder = self.workdir / results.DECODER
     parsed = decoder_recipe.parse({**recipe.decoder, "model_workdir": str(beside)})
     if not train.is_finished(parsed, folder):
       say(f"  the decoder, of texts alone, in {folder}")
-      decoder_train.run(parsed, folder)
+      decoder_train.run(parsed, folder, {task.config.eval.dataset: task.source}, task.hidden)
       if (latest_step(folder / FOLDER) or 0) < parsed.train.steps:
         raise interrupt.Stopped
     side = make_side(

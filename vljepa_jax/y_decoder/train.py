@@ -1,6 +1,6 @@
 """A training run of a Y-decoder: read the model, start or resume, loop, save, measure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 import itertools
 import os
@@ -16,7 +16,7 @@ from vljepa_jax import api, evaluation, features, hosts, loop, parts as parts_li
 from vljepa_jax import sharding
 from vljepa_jax import train as model_train
 from vljepa_jax.checkpoint import FOLDER, Checkpoints, latest_step
-from vljepa_jax.data.sources import open_source
+from vljepa_jax.data.sources import AnySource, open_source
 from vljepa_jax.data.vocabulary import Vocabulary
 from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
 from vljepa_jax.interrupt import StopRequest, Vote, how_to_go_on
@@ -64,21 +64,28 @@ class Lesson:
         module, params, self.vocabulary, self.model.target_tokenizer, recipe.texts.length, recipe.eval.batch_size)
 
 
-def run(recipe: Recipe, workdir: pathlib.Path) -> None:
+def run(
+    recipe: Recipe, workdir: pathlib.Path, sources: Mapping[str, AnySource] | None = None, hidden: Collection[str] = ()
+) -> None:
   """Trains until `recipe.train.steps`, from wherever the workdir stands, then measures.
 
   Args:
     recipe: of the decoder.
     workdir: made if absent; a workdir of another run is refused.
+    sources: by name, whose texts to learn from; by default the training splits that the model has learned from.
+    hidden: captions that are not shown, besides those of the evaluation split.
 
   Raises:
     UserError: something that the caller can put right.
   """
   with loop.stoppable() as stop:
-    _run(recipe, workdir, stop)
+    _run(recipe, workdir, stop, sources, hidden)
 
 
-def _run(recipe: Recipe, workdir: pathlib.Path, stop: StopRequest) -> None:
+def _run(
+    recipe: Recipe, workdir: pathlib.Path, stop: StopRequest, sources: Mapping[str, AnySource] | None,
+    hidden: Collection[str],
+) -> None:
   alone = jax.process_count() == 1
   with stop.at_once(alone):
     with hosts.together():
@@ -90,7 +97,7 @@ def _run(recipe: Recipe, workdir: pathlib.Path, stop: StopRequest) -> None:
       return finish(workdir, evaluation.read_results(workdir))
     with hosts.together(), as_user_error(*INPUT_ERRORS):
       captioning.require()
-      lesson = make_lesson(recipe, load_finished(pathlib.Path(recipe.model_workdir)))
+      lesson = make_lesson(recipe, load_finished(pathlib.Path(recipe.model_workdir)), sources, hidden)
       parts = make_parts(recipe, lesson)
       bind(workdir, text_decoder.Bond(
           os.path.abspath(recipe.model_workdir), features.hash_params(lesson.model.params["y_encoder"]),
@@ -134,12 +141,17 @@ def load_finished(workdir: pathlib.Path) -> api.Model:
   return model
 
 
-def make_lesson(recipe: Recipe, model: api.Model) -> Lesson:
-  """Reads and encodes what the model was trained and is evaluated on; everything is the same at every start."""
+def make_lesson(
+    recipe: Recipe, model: api.Model, sources: Mapping[str, AnySource] | None = None, hidden: Collection[str] = ()
+) -> Lesson:
+  """Reads and encodes what the model was trained and is evaluated on; everything is the same at every start.
+
+  The last two arguments are those of `run`.
+  """
   held_out = evaluation.open_held_out(model.config)
   captions, references = held_out.captions()
-  sources = {s.dataset: open_source(s.dataset, "train") for s in model.config.data.sources}
-  streams = texts.collect(model, sources, held_out.hidden, recipe)
+  sources = sources or {s.dataset: open_source(s.dataset, "train") for s in model.config.data.sources}
+  streams = texts.collect(model, sources, held_out.hidden | set(hidden), recipe)
   length = recipe.texts.length
   rows = [text_decoder.tokenize(model.target_tokenizer, stream.texts, length) for stream in streams]
   vocabulary = Vocabulary.of(itertools.chain.from_iterable(rows))
