@@ -190,4 +190,4 @@ def test_the_search_ends_once_all_have_stopped(wide, monkeypatch):
   every = tuple(range(FIRST, 30))
   tokens = decoding.greedy(decoder, params, embed, length=LENGTH + 1, stop=(EOS, *every)).tokens
   jax.effects_barrier()
-  assert (np.asarray(tokens)[:, 1:] == PAD).all() and steps == [0]
+  assert (np.asarray(tokens)[:, 1:] == PAD).all() and steps == [decoder.prefix_length(embed)]

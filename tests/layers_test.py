@@ -12,12 +12,13 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 
 # Layer -> modules; a trailing dot stands for everything below. The longest name that fits counts.
 LAYERS = {
-    5: ("main", "evaluate", "paraphrase", "predict", "convert", "plan", "stream", "cli"),
+    5: ("compare.__main__", "main", "evaluate", "paraphrase", "predict", "convert", "plan", "stream", "cli"),
     4: ("aot.", "train", "start", "evaluation", "api", "text_encoder", "progress", "run_log", "interrupt", "report",
         "report_style", "curves", "throughput", "profiling", "accelerator", "streaming", "timeline", "loop", "replay",
-        "dump", "y_decoder.texts", "y_decoder.held_out", "y_decoder.train"),
+        "dump", "y_decoder.texts", "y_decoder.held_out", "y_decoder.train", "compare."),
     3: ("parts", "flops", "step", "inspection", "batch_ids", "optim", "sharding", "checkpoint", "features", "resident",
-        "weights.", "y_decoder", "y_decoder.recipe", "y_decoder.step", "y_decoder.text_decoder"),
+        "weights.", "y_decoder", "y_decoder.recipe", "y_decoder.step", "y_decoder.text_decoder", "compare",
+        "compare.study", "compare.token_step"),
     2: ("hosts", "watch", "loss", "streamed", "metrics", "batches", "decoding", "selective", "config_checks",
         "config_parsing", "tasks.", "data.pipeline", "data.failures"),
     1: ("model.", "data."),

@@ -43,16 +43,18 @@ def measure(
       states[arm] = side.first_state()
   measured = {
       "machine": f"{jax.devices()[0].device_kind}, {jax.local_device_count()} device(s)",
-      "encoder_flops": _encoder_flops(task.config),
+      **_frozen_flops(task.config),
       "steps": _steps(task, configs, sides, states),
       "answers": _answers(task, recipe.decoder_of, sides, states, decoder),
   }
   write_json(path, measured)
 
 
-def _encoder_flops(config: Config) -> int:
-  """Of the frozen X-encoder, for one record."""
-  return flops.forward_flops(model_config(config.model), config.data.frames, config.data.image_size, 0, 1)[flops.X]
+def _frozen_flops(config: Config) -> dict[str, int]:
+  """Of the frozen towers, whose outputs are kept: the X-encoder for a record, the Y-encoder for a text."""
+  given = flops.forward_flops(
+      model_config(config.model), config.data.frames, config.data.image_size, 0, config.tokenizers.target.length)
+  return {"encoder_flops": given[flops.X], "y_encoder_flops": given[flops.Y]}
 
 
 def _steps(

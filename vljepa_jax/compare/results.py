@@ -86,7 +86,8 @@ def collect(study: Study, workdir: pathlib.Path) -> tuple[dict[str, Any], list[s
         "batch_size": recipe.config["train"]["batch_size"], "classes": recipe.classes,
         "same_data": all(
             len({arm["runs"][i]["data"] for arm in arms.values()}) == 1 for i in range(len(study.seeds))),
-        "decoder": _decoder(workdir / name), "encoder_flops": cost["encoder_flops"], "answers": cost["answers"], "arms": arms}
+        "decoder": _decoder(workdir / name), "encoder_flops": cost["encoder_flops"],
+        "y_encoder_flops": cost["y_encoder_flops"], "answers": cost["answers"], "arms": arms}
   return {
       "study": study.name, "score": SCORE, "rates": study.rates, "seeds": study.seeds, "points": study.points,
       "tasks": tasks}, missing

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from vljepa_jax import config as config_lib
 from vljepa_jax import loop, progress, run_log, train
 from vljepa_jax.batch_ids import NAME as BATCH_IDS
 from vljepa_jax.checkpoint import FOLDER, Checkpoints
@@ -69,11 +70,12 @@ def execute(run: Run, task: Task, decoder: TextDecoder | None, stop: StopRequest
     Stopped: a signal has come; a checkpoint is left, and the next call goes on from there.
     UserError: the folder is of another run, or cannot be written.
   """
-  with as_user_error(*INPUT_ERRORS):
-    train.prepare_workdir(run.config, run.workdir)
   given = finished(run.workdir)
   if given is not None:
+    config_lib.check_same_run(config_lib.read(run.workdir), run.config, run.workdir)
     return given
+  with as_user_error(*INPUT_ERRORS):
+    train.prepare_workdir(run.config, run.workdir)
   side = make_side(run.side, run.config, task, decoder)
   with (
       jax.set_mesh(side.parts.mesh),
