@@ -16,7 +16,7 @@ import copy
 from configs import compare
 from ml_collections import ConfigDict
 
-STEPS = 100
+POINTS = {"openclipart": (20, 40, 80), "babyai": (15, 30, 60)}
 
 
 def get_config(variant: str = "base") -> ConfigDict:
@@ -24,16 +24,17 @@ def get_config(variant: str = "base") -> ConfigDict:
     raise ValueError(f"configs/ablate.py has no variant {variant!r}; there are base, debug")
   config = compare.get_config(variant)
   config.name = "ablate" if variant == "base" else "ablate_debug"
-  for task in config.tasks.values():
+  for name, task in config.tasks.items():
     task.decoder, task.decoder_of = ConfigDict(), ""
     task.arms = arms(layers=2 if variant == "base" else 1)
     if variant == "base":
-      task.config.train.update(dict(steps=STEPS, eval_every=STEPS, checkpoint_every=STEPS))
+      task.points = POINTS[name]
+      task.config.train.steps = POINTS[name][-1]
   # A task of its own, for these runs cannot share targets and take longest.
   config.tasks.openclipart_y = copy.deepcopy(config.tasks.openclipart)
   config.tasks.openclipart_y.arms = rates_of_y(1 if variant == "debug" else 5)
   if variant == "base":
-    config.rates, config.points = (1e-3, 3e-3, 1e-2), (25, 50, STEPS)
+    config.rates = (1e-3, 3e-3, 1e-2)
   return config
 
 

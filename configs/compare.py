@@ -15,7 +15,8 @@ serves all checkpoints. Hours on two cores. `:debug` runs in a minute, with nano
 from configs import babyai, base, decoder
 from ml_collections import ConfigDict
 
-POINTS = (5, 10, 20, 40, 60, 90, 120, 150)
+PICTURE_POINTS = (5, 10, 20, 40, 60, 90, 120, 150)
+CLIP_POINTS = (3, 6, 10, 15, 20, 30, 45, 60)
 
 
 def get_config(variant: str = "base") -> ConfigDict:
@@ -26,14 +27,13 @@ def get_config(variant: str = "base") -> ConfigDict:
   config.rates = (3e-4, 1e-3, 3e-3, 1e-2)
   config.sweep_seed = 0
   config.seeds = (1, 2, 3)
-  config.points = POINTS
   config.tasks = ConfigDict(dict(
       openclipart=dict(
-          records=0, validation=200, classes="labels", config=openclipart(), decoder=y_decoder(15),
-          decoder_of="vljepa", arms=arms(512, 633, 142)),
+          records=0, validation=200, points=PICTURE_POINTS, classes="labels", config=openclipart(),
+          decoder=y_decoder(15), decoder_of="vljepa", arms=arms(512, 633, 142)),
       babyai=dict(
-          records=4000, validation=500, classes="object", config=clips(), decoder=y_decoder(15),
-          decoder_of="vljepa", arms=arms(352, 328, 286)),
+          records=4000, validation=500, points=CLIP_POINTS, classes="object", config=clips(),
+          decoder=y_decoder(15), decoder_of="vljepa", arms=arms(352, 328, 286)),
   ))
   return _debug(config) if variant == "debug" else config
 
@@ -62,7 +62,7 @@ def openclipart() -> ConfigDict:
   config.data.sources = (dict(name="captions", dataset="openclipart", view="caption", weight=1.0),)
   config.data.augment.update(dict(drop_keywords=0.0, shuffle_keywords=0.0))  # captions in the order of the references
   config.model.predictor = small_predictor(3, 384)
-  return _common(config)
+  return _common(config, PICTURE_POINTS[-1])
 
 
 def clips() -> ConfigDict:
@@ -78,17 +78,17 @@ def clips() -> ConfigDict:
   config.data.feature_views = 1
   config.tokenizers.query.length = 13
   config.model.predictor = small_predictor(2, 240)
-  return _common(config)
+  return _common(config, CLIP_POINTS[-1])
 
 
-def _common(config: ConfigDict) -> ConfigDict:
-  """What both have: frozen targets, a constant learning rate, 150 steps of 128."""
+def _common(config: ConfigDict, steps: int) -> ConfigDict:
+  """What both have: frozen targets, a constant learning rate, steps of 128."""
   config.model.embed_width, config.model.y_head = 384, False
   config.optim.schedule, config.optim.warmup_steps = "constant", 10
   config.optim.groups = (
       ("x_encoder/.*", None), ("y_encoder/.*", None), ("predictor/token_embed/.*", None), (".*", 1.0))
   config.train = ConfigDict(dict(
-      steps=POINTS[-1], batch_size=128, log_every=1, eval_every=POINTS[-1], checkpoint_every=50, keep_checkpoints=1))
+      steps=steps, batch_size=128, log_every=1, eval_every=150, checkpoint_every=50, keep_checkpoints=1))
   config.eval.report = False
   return config
 
@@ -107,12 +107,12 @@ def y_decoder(length: int) -> ConfigDict:
 def _debug(config: ConfigDict) -> ConfigDict:
   """Nano towers, 8 steps, one task."""
   config.name = "compare_debug"
-  config.rates, config.seeds, config.points = (1e-3, 3e-3), (1, 2), (1, 2, 4, 8)
+  config.rates, config.seeds = (1e-3, 3e-3), (1, 2)
   nano = openclipart_nano()
   layers = lambda count: (("model.predictor.layers", (0, count)),)
   config.tasks = ConfigDict(dict(openclipart=dict(
-      records=300, validation=50, classes="labels", config=nano, decoder=decoder_nano(), decoder_of="vljepa",
-      arms=dict(
+      records=300, validation=50, points=(1, 2, 4, 8), classes="labels", config=nano, decoder=decoder_nano(),
+      decoder_of="vljepa", arms=dict(
           vljepa=dict(side="embeddings", words="VL-JEPA", values=layers(1)),
           tokens=dict(side="tokens", words="tokens", values=layers(2)),
       ))))

@@ -34,8 +34,8 @@ def change(path, value):
 
 @pytest.mark.parametrize("path, value, message", [
     ("seeds", (0, 1), "sweep_seed 0 is among config.seeds"),
-    ("points", (4, 2, 8), "must rise"),
-    ("points", (1, 2), "ends at 2, but the run has 8 steps"),
+    ("tasks.openclipart.points", (4, 2, 8), "must rise"),
+    ("tasks.openclipart.points", (1, 2), "end at 2, but the run has 8 steps"),
     ("rates", (), "config.rates is empty"),
     ("tasks.openclipart.validation", 0, "validation must be 1 or more"),
     ("tasks.openclipart.decoder_of", "nobody", "must name the arm"),

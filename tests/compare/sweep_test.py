@@ -25,8 +25,8 @@ TASK = "openclipart"
 def tiny_study(**changes):
   """Two arms, one rate, one seed, four steps, no decoder."""
   recipe = compare.get_config("debug")
-  recipe.rates, recipe.seeds, recipe.points = (3e-3,), (1,), (1, 2, 4)
-  recipe.tasks.openclipart.update(dict(records=40, validation=8, decoder={}, decoder_of=""))
+  recipe.rates, recipe.seeds = (3e-3,), (1,)
+  recipe.tasks.openclipart.update(dict(records=40, validation=8, points=(1, 2, 4), decoder={}, decoder_of=""))
   recipe.tasks.openclipart.config.train.update(dict(steps=4, checkpoint_every=2))
   recipe.tasks.openclipart.config.update_from_flattened_dict(changes)
   return study_lib.parse(recipe)

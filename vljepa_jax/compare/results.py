@@ -83,13 +83,13 @@ def collect(study: Study, workdir: pathlib.Path) -> tuple[dict[str, Any], list[s
       arms[arm] = _arm(recipe.arms[arm], swept, rate, runs, cost["steps"][arm])
     tasks[name] = {
         "dataset": recipe.config["eval"]["dataset"], "records": recipe.records, "validation": recipe.validation,
-        "batch_size": recipe.config["train"]["batch_size"], "classes": recipe.classes,
+        "batch_size": recipe.config["train"]["batch_size"], "classes": recipe.classes, "points": recipe.points,
         "same_data": all(
             len({arm["runs"][i]["data"] for arm in arms.values()}) == 1 for i in range(len(study.seeds))),
         "decoder": _decoder(workdir / name), "encoder_flops": cost["encoder_flops"],
         "y_encoder_flops": cost["y_encoder_flops"], "answers": cost["answers"], "arms": arms}
   return {
-      "study": study.name, "score": SCORE, "rates": study.rates, "seeds": study.seeds, "points": study.points,
+      "study": study.name, "score": SCORE, "rates": study.rates, "seeds": study.seeds,
       "tasks": tasks}, missing
 
 

@@ -39,6 +39,7 @@ class TaskRecipe:
   Attributes:
     records: training records that are used, the first ones; 0 takes all.
     validation: of these, the last ones are kept out of training, to choose learning rates on.
+    points: steps after which a reported run is measured on the test split; the last is its end.
     classes: what is classified: "labels" of the data set, or a kind of question, whose answers are then the classes.
     config: the recipe of a model, in plain form.
     decoder: recipe of a Y-decoder, trained once, beside the arm `decoder_of`; {} takes nearest texts alone.
@@ -48,6 +49,7 @@ class TaskRecipe:
 
   records: int
   validation: int
+  points: tuple[int, ...]
   classes: str
   config: dict[str, Any]
   decoder: dict[str, Any]
@@ -64,7 +66,6 @@ class Study:
     rates: learning rates of the sweep that every arm goes through, on the validation split.
     sweep_seed: of those runs.
     seeds: of the runs that are reported, each at the best rate of its arm.
-    points: steps after which a reported run is measured on the test split; the last is its end.
     tasks: by name.
   """
 
@@ -72,7 +73,6 @@ class Study:
   rates: tuple[float, ...]
   sweep_seed: int
   seeds: tuple[int, ...]
-  points: tuple[int, ...]
   tasks: dict[str, TaskRecipe]
 
 
@@ -113,13 +113,13 @@ def arm_config(study: Study, task: str, arm: str, rate: float, seed: int) -> Con
 def _check(study: Study) -> None:
   if study.sweep_seed in study.seeds:
     raise UserError(f"config.sweep_seed {study.sweep_seed} is among config.seeds; rates must be chosen on another")
-  for what in ("rates", "seeds", "points", "tasks"):
+  for what in ("rates", "seeds", "tasks"):
     if not getattr(study, what):
       raise UserError(f"config.{what} is empty")
-  if list(study.points) != sorted(set(study.points)) or study.points[0] < 1:
-    raise UserError(f"config.points must rise from 1 or more, not {study.points}")
   for name, task in study.tasks.items():
     path = f"config.tasks.{name}"
+    if not task.points or list(task.points) != sorted(set(task.points)) or task.points[0] < 1:
+      raise UserError(f"{path}.points must rise from 1 or more, not {task.points}")
     if task.validation < 1:
       raise UserError(f"{path}.validation must be 1 or more, not {task.validation}")
     if bool(task.decoder) != bool(task.decoder_of) or task.decoder_of and task.decoder_of not in task.arms:
@@ -133,9 +133,9 @@ def _check_arm(study: Study, task: str, arm: str) -> None:
   side = study.tasks[task].arms[arm].side
   if side not in (EMBEDDINGS, TOKENS):
     raise UserError(f"{path}.side must be {EMBEDDINGS!r} or {TOKENS!r}, not {side!r}")
-  config = arm_config(study, task, arm, study.rates[0], study.seeds[0])
-  if config.train.steps != study.points[-1]:
-    raise UserError(f"{path}: config.points ends at {study.points[-1]}, but the run has {config.train.steps} steps")
+  config, last = arm_config(study, task, arm, study.rates[0], study.seeds[0]), study.tasks[task].points[-1]
+  if config.train.steps != last:
+    raise UserError(f"{path}: the task's points end at {last}, but the run has {config.train.steps} steps")
   if not config.data.feature_views:
     raise UserError(f"config.tasks.{task}.config.data.feature_views must be above 0: all runs share cached tokens")
   if any(not isinstance(source.view, str) for source in config.data.sources):

@@ -108,7 +108,7 @@ class Sweep:
     given = run_lib.execute(
         run_lib.Run(
             side=recipe.arms[arm].side, config=arm_config(study, self.name, arm, rate, seed), workdir=folder,
-            points=study.points[-1:] if sweeps else study.points, held=task.validation if sweeps else task.test,
+            points=recipe.points[-1:] if sweeps else recipe.points, held=task.validation if sweeps else task.test,
             keep=sweeps and arm == recipe.decoder_of),
         task, decoder, self.stop)
     self._done += 1
