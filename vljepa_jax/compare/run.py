@@ -75,7 +75,8 @@ def execute(run: Run, task: Task, decoder: TextDecoder | None, stop: StopRequest
     config_lib.check_same_run(config_lib.read(run.workdir), run.config, run.workdir)
     steps = tuple(point["step"] for point in given["points"])
     if steps != run.points:
-      raise UserError(f"{run.workdir} holds a run measured after steps {steps}, not {run.points}; choose another --workdir")
+      raise UserError(
+          f"{run.workdir} holds a run measured after steps {steps}, not {run.points}; choose another --workdir")
     return given
   with as_user_error(*INPUT_ERRORS):
     train.prepare_workdir(run.config, run.workdir)

@@ -199,7 +199,8 @@ class Words:
   def _check(self, config: Config) -> None:
     for side in (config.tokenizers.query, config.tokenizers.target):
       if side.source != config.tokenizers.target.source or side.pad_side != RIGHT or side.prompt:
-        raise UserError("a token model needs one tokenizer for queries and targets, without prompts, padded at the right")
+        raise UserError(
+            "a token model needs one tokenizer for queries and targets, without prompts, padded at the right")
       if not side.special_tokens:
         raise UserError("a token model needs special_tokens, which mark where a text begins and ends")
 
