@@ -10,6 +10,7 @@ import sys
 from configs import compare
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
@@ -26,7 +27,8 @@ def tiny_study(**changes):
   """Two arms, one rate, one seed, four steps, no decoder."""
   recipe = compare.get_config("debug")
   recipe.rates, recipe.seeds = (3e-3,), (1,)
-  recipe.tasks.openclipart.update(dict(records=40, validation=8, points=(1, 2, 4), decoder={}, decoder_of=""))
+  recipe.tasks.openclipart.update(dict(records=40, validation=8, points=(1, 2, 4), decoder_of=""))
+  recipe.tasks.openclipart.decoder = ConfigDict()
   recipe.tasks.openclipart.config.train.update(dict(steps=4, checkpoint_every=2))
   recipe.tasks.openclipart.config.update_from_flattened_dict(changes)
   return study_lib.parse(recipe)

@@ -1,7 +1,6 @@
 """The two ways to learn, behind one interface: predict an embedding of the answer, or spell its words out."""
 
 from collections.abc import Callable, Iterator, Sequence
-import functools
 from typing import Any, Protocol
 
 import grain
@@ -9,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vljepa_jax import decoding, parts as parts_lib, sharding, start, step
+from vljepa_jax import decoding, features, parts as parts_lib, sharding, start, step
 from vljepa_jax.api import Model
 from vljepa_jax.batches import in_batches
 from vljepa_jax.compare import token_step
 from vljepa_jax.compare.study import EMBEDDINGS
 from vljepa_jax.compare.task import Held, Task, token_texts
 from vljepa_jax.config import Config
-from vljepa_jax.data.text import RIGHT, TextInput
+from vljepa_jax.data.text import RIGHT, TextInput, target_id
 from vljepa_jax.data.vocabulary import BOS, EOS, FIRST, PAD, UNK, Vocabulary
 from vljepa_jax.errors import UserError
 from vljepa_jax.model.vljepa import VLJepa
@@ -70,21 +69,25 @@ class EmbeddingSide:
     self.parts = parts_lib.make_parts(config)
     self.step = parts_lib.make_step(config, self.parts)
     self._fixed_texts = all(jax.tree.leaves(self.parts.frozen["y_encoder"]))
-    self._text_embeds = {}
+    self._known = None  # embeddings of texts, where they never change
 
   def first_state(self) -> TrainState:
     """See `Side`."""
     return start.first_state(self._config, self.parts)[0]
 
   def batches(self, iterator: Batches, state: TrainState) -> Any:
-    """See `Side`. A frozen Y-encoder encodes every text once."""
+    """See `Side`. A frozen Y-encoder encodes every text once, and for all runs that have the same."""
     if not self._fixed_texts:
       return iterator
+    views = tuple(source.view for source in self._config.data.sources)
+    texts = token_texts(self._task, views)
+    known = {int(target_id(text)): row for text, row in zip(texts, self._embed_texts(self.model(state), texts))}
     fixed = {name: part for name, part in state.params.items() if name not in ("x_encoder", "predictor")}
     params = jax.tree.map(jnp.copy, fixed)  # the step takes the state over
     model = self.parts.model
     encode = jax.jit(lambda params, *texts: model.apply({"params": params}, *texts, method=VLJepa.encode_text))
-    return FrozenTargets(iterator, functools.partial(encode, params))
+    put = lambda rows: sharding.put_same(rows, self.parts.whole)
+    return FrozenTargets(iterator, known, lambda *texts: jax.device_get(encode(params, *map(put, texts))))
 
   def model(self, state: TrainState) -> Model:
     """To call."""
@@ -109,11 +112,15 @@ class EmbeddingSide:
     return numbers
 
   def _embed_texts(self, model: Model, texts: Sequence[str]) -> np.ndarray:
+    """(n, E) of n texts."""
     if not self._fixed_texts:
       return model.encode_text(texts)
-    if texts not in self._text_embeds:
-      self._text_embeds[texts] = model.encode_text(texts)
-    return self._text_embeds[texts]
+    if self._known is None:
+      self._known = self._task.embeds.setdefault(features.hash_params(model.params["y_encoder"]), {})
+    new = [text for text in dict.fromkeys(texts) if text not in self._known]
+    if new:
+      self._known |= zip(new, model.encode_text(new))
+    return np.stack([self._known[text] for text in texts])
 
 
 class TokenSide:
@@ -284,20 +291,20 @@ class FrozenTargets(_Changed):
 
   Args:
     batches: with `target`, `target_mask` and `target_id`.
-    encode: tokens (b, L) and mask -> (b, E).
+    known: embeddings (E,) by `target_id`.
+    encode: for other texts, tokens (b, L) and mask -> (b, E).
   """
 
-  def __init__(self, batches: Batches, encode: Callable[[np.ndarray, np.ndarray], jax.Array]):
+  def __init__(
+      self, batches: Batches, known: dict[int, np.ndarray], encode: Callable[[np.ndarray, np.ndarray], np.ndarray]):
     super().__init__(batches)
-    self._encode = encode
-    self._known = {}
+    self._known, self._encode = known, encode
 
   def __next__(self) -> dict[str, np.ndarray]:
     batch = next(self._batches)
     ids = batch["target_id"].tolist()
     if not self._known.keys() >= set(ids):  # the whole batch, so that there is one compiled shape
-      texts = jax.device_put((batch["target"], batch["target_mask"]))
-      self._known |= dict(zip(ids, jax.device_get(self._encode(*texts))))
+      self._known |= zip(ids, self._encode(batch["target"], batch["target_mask"]))
     return batch | {"target_embed": np.stack([self._known[i] for i in ids])}
 
 

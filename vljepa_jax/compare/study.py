@@ -122,7 +122,7 @@ def _check(study: Study) -> None:
       raise UserError(f"{path}.points must rise from 1 or more, not {task.points}")
     if task.validation < 1:
       raise UserError(f"{path}.validation must be 1 or more, not {task.validation}")
-    if bool(task.decoder) != bool(task.decoder_of) or task.decoder_of and task.decoder_of not in task.arms:
+    if bool(task.decoder) != bool(task.decoder_of) or (task.decoder_of and task.decoder_of not in task.arms):
       raise UserError(f"{path}.decoder_of must name the arm that the decoder is of, not {task.decoder_of!r}")
     for arm in task.arms:
       _check_arm(study, name, arm)

@@ -70,6 +70,7 @@ class Task:
     validation: to choose learning rates on.
     test: that is reported.
     token_table: (rows, D) word embeddings that the Y-encoder starts from; None where nothing is copied of them.
+    embeds: by hash of a frozen Y-encoder, its embeddings (E,) of texts; runs fill it.
   """
 
   config: Config
@@ -82,6 +83,7 @@ class Task:
   validation: Held
   test: Held
   token_table: np.ndarray | None
+  embeds: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
 
   def iterator(self, config: Config) -> Any:
     """The training input of a run at its beginning; its order depends on the seed alone."""
