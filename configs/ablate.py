@@ -16,7 +16,7 @@ import copy
 from configs import compare
 from ml_collections import ConfigDict
 
-POINTS = {"openclipart": (20, 40, 80), "babyai": (15, 30, 60)}
+POINTS = {"openclipart": (20, 40, 60), "babyai": (10, 20, 30)}
 
 
 def get_config(variant: str = "base") -> ConfigDict:
@@ -34,7 +34,8 @@ def get_config(variant: str = "base") -> ConfigDict:
   config.tasks.openclipart_y = copy.deepcopy(config.tasks.openclipart)
   config.tasks.openclipart_y.arms = rates_of_y(1 if variant == "debug" else 5)
   if variant == "base":
-    config.rates = (1e-3, 3e-3, 1e-2)
+    config.rates = (3e-4, 1e-3, 3e-3)
+    config.tasks.openclipart_y.points = POINTS["openclipart"][-1:]  # measuring takes as long as 15 steps
   return config
 
 

@@ -49,8 +49,9 @@ def make_arm(side, end, trained=1000, noise=0.01, points=POINTS):
 def make_study(tasks, points=POINTS):
   return {
       "command": "python -m vljepa_jax.compare --config=c", "commit": "abc1234", "machine": "x86_64, 2 cores",
-      "rates": [1e-3, 3e-3], "seeds": list(SEEDS), "points": list(points), "tasks": {
-          name: {"records": 0, "validation": 200, "batch_size": 128, "same_data": True, "arms": arms}
+      "rates": [1e-3, 3e-3], "seeds": list(SEEDS), "tasks": {
+          name: {"records": 0, "validation": 200, "batch_size": 128, "points": list(points), "same_data": True,
+                 "encoder_flops": 3e8, "y_encoder_flops": 4e8, "arms": arms}
           for name, arms in tasks.items()}}
 
 
