@@ -23,10 +23,8 @@ def test_a_rate_is_chosen_by_the_end_of_its_run_and_the_smallest_of_equal_ones()
   assert results.best_rate({1e-2: run(0.9, 0.1), 1e-3: run(0.1, 0.3), 3e-3: run(0.2, 0.3)}) == 1e-3
 
 
-def test_all_three_numbers_count_alike():
-  point = lambda **changes: {"top1": 0.1, "top5": 0.2, "cider": 300.0} | changes
-  gains = [results.score(point(**change)) for change in ({"top1": 0.2}, {"top5": 0.3}, {"cider": 400.0})]
-  assert gains == pytest.approx([results.score(point()) + 0.1 / 3] * 3)
+def test_a_score_is_the_geometric_mean_of_top_5_and_cider():
+  assert results.score({"top1": 0.9, "top5": 0.5, "cider": 200.0}) == pytest.approx(100.0)  # of 50% and 200
 
 
 def test_top_k_leaves_out_records_without_a_class_and_ties_do_not_help():
