@@ -38,8 +38,8 @@ def setting(found: Found) -> str:
       records = f"the first {task['records']:,} records" if task["records"] else "all records"
       steps, batch = task["points"][-1], task["batch_size"]
       what.append(
-          f"{TASKS[name]}; {records} of training, {task['validation']:,} of them kept out to choose on; {steps:,} steps "
-          f"of {batch} samples ({steps * batch:,})")
+          f"{TASKS[name]}; {records} of training, {task['validation']:,} of them kept out to choose on; {steps:,} "
+          f"steps of {batch} samples ({steps * batch:,})")
   rates = ", ".join(f"{rate:g}" for rate in found["rates"])
   return " ".join([
       f"Run: {'. '.join(what)}. Learning rates are constant, chosen for every arm of {rates} on one seed that is not "
@@ -76,8 +76,9 @@ def advantage(found: Found, picture: str) -> Section:
       f"{ours}, with {join([f'{share:.0%}' for _, share in shares])} of the parameters", result, (
           "Paper: at 15M samples VL-JEPA, with half the trained parameters, has twice the CIDEr (14.8 against 7.1 in "
           "the text, 18.7 against 9.3 in its figure) and a top-5 accuracy of 41.0 against 27.2.",
-          f"{setting(found)} CIDEr of VL-JEPA is that of a Y-decoder trained from text alone, that of the token model "
-          "is greedy; the token model chooses the class of lowest perplexity.",
+          f"{setting(found)} CIDEr of VL-JEPA is that of a Y-decoder trained from text alone, which spells out "
+          "predictions less their mean error on 256 training captions (dotted in the picture: the nearest training "
+          "caption); that of the token model is greedy; the token model chooses the class of lowest perplexity.",
           f"![Top-5 and CIDEr over samples seen, four arms on each task]({picture})",
           table(["task", "metric", "VL-JEPA", "tokens", "difference", "ratio", "VL-JEPA ahead"], rows),
           f"{seen}{limit} The verdict is about top-5 and CIDEr, which the paper compares; top-1 stands beside.",
@@ -103,10 +104,10 @@ def costs(found: Found) -> str:
 
 def uncounted(found: Found) -> str:
   """Arithmetic that the table leaves out."""
-  parts = [f"{fixed(task['encoder_flops'] / 1e6, 0)} MFLOP a record and {fixed(task['y_encoder_flops'] / 1e6, 0)} a text "
-           f"on {name}" for name, task in found["tasks"].items()]
-  return ("A step's MFLOP are those of XLA for the program as written. They leave out the frozen encoders, whose outputs "
-          f"are computed once and kept, the text encoder's for VL-JEPA alone: {join(parts)}.")
+  parts = [f"{fixed(task['encoder_flops'] / 1e6, 0)} MFLOP a record and {fixed(task['y_encoder_flops'] / 1e6, 0)} a "
+           f"text on {name}" for name, task in found["tasks"].items()]
+  return ("A step's MFLOP are those of XLA for the program as written. They leave out the frozen encoders, whose "
+          f"outputs are computed once and kept, the text encoder's for VL-JEPA alone: {join(parts)}.")
 
 
 def decoders(found: Found) -> str:

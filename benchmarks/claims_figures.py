@@ -49,6 +49,9 @@ def _curves(axes, arms: Found, metric: str) -> None:
       axes.plot(samples, [values[seed] for values in seeds], color=colour, linewidth=0.5, alpha=0.5)
     axes.fill_between(samples, [e.low for e in levels], [e.high for e in levels], color=colour, alpha=0.15, linewidth=0)
     axes.plot(samples, [e.mean for e in levels], color=colour, linestyle=style, linewidth=1.8)
+    if arm == "vljepa" and metric == "cider":
+      nearest = [level(numbers, "cider_nearest", i).mean for i in places]
+      axes.plot(samples, nearest, color=colour, linestyle=":", linewidth=1.4)
     ends[arm] = levels[-1].mean
   axes.set_xscale("log")
   axes.grid(alpha=0.25)

@@ -314,3 +314,9 @@ def test_a_missing_arm_is_named(folder):
   (folder / "ablate.json").write_text(json.dumps(found))
   done = run(folder, "--check")
   assert done.returncode == 2 and "has no l1 of babyai" in done.stderr
+
+
+def test_the_page_in_docs_is_of_the_results_in_docs():
+  done = subprocess.run(
+      [sys.executable, "benchmarks/claims.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr

@@ -138,6 +138,30 @@ def test_embeddings_that_were_kept_give_the_same_loss_and_gradients(task):
     np.testing.assert_allclose(a, b, atol=1e-5 * max(np.abs(a).max(), 1e-6))
 
 
+class Spelled:
+  """A decoder that keeps what it is to spell out."""
+
+  def decode(self, embeds):
+    self.embeds = embeds
+    return ["a cat"] * len(embeds)
+
+
+def test_the_mean_error_is_taken_off_before_words_are_spelled(task):
+  task, config = task
+  decoder = Spelled()
+  side = sides.EmbeddingSide(config, task, decoder)
+  with jax.set_mesh(side.parts.mesh):
+    state = side.first_state()
+    side.measure(state, task.test)
+    model = side.model(state)
+    visual = np.stack([task.tokens[i, 0] for i in range(len(task.source))]).astype(np.float32)
+    error = model.predict(visual) - model.encode_text(task.source.captions())
+    expected = model.predict(task.test.visual) - error.mean(axis=0)
+  expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+  np.testing.assert_allclose(decoder.embeds, expected, atol=1e-5)
+  assert np.abs(expected - model.predict(task.test.visual)).max() > 0.01
+
+
 def test_words_come_back_from_their_ids(task):
   task, _ = task
   words = sides.Words(task, ("caption",))
