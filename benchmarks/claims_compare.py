@@ -44,8 +44,8 @@ def setting(found: Found) -> str:
   return " ".join([
       f"Run: {'. '.join(what)}. Learning rates are constant, chosen for every arm of {rates} on one seed that is not "
       f"reported; seeds {join([str(seed) for seed in found['seeds']])}.",
-      "All arms of a task see the same data in the same order." if same else
-      "Arms of a task have NOT all seen the same data in the same order."])
+      "All arms of a task see the same records in the same batches, in the same order." if same else
+      "Arms of a task have NOT all seen the same batches."])
 
 
 def advantage(found: Found, picture: str) -> Section:
@@ -288,11 +288,11 @@ TOLD = {kind: f"stream, every {kind} told" for kind in ("window", "event")}
 def pieces(answers: Found, arm: str) -> dict[str, float]:
   """Milliseconds of every piece of an arm's answers, and of their sums."""
   own, encoder = answers[arm], answers["encoder"]["encoder"]
-  seen = encoder + own.get("predictor", 0.0)
+  seen = encoder + own.get("predictor", 0.0)  # a class has the predictor's time in it
   return {
       "X-encoder": encoder, **({"predictor": own["predictor"]} if "predictor" in own else {}),
       "words": own["words"], "words, in all": seen + own["words"],
-      "class": own["class"], "class, in all": seen + own["class"],
+      "class": own["class"], "class, in all": encoder + own["class"],
       **{TOLD[kind]: own[f"every {kind} told"] for kind in TOLD}}
 
 

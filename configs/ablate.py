@@ -1,13 +1,14 @@
 """The paper's ablations (section 4.5, table 5) at small scale: python -m vljepa_jax.compare --config=configs/ablate.py
 
 Every arm differs from `default` in one thing; those of the Y-encoder's learning rate differ from one another. Tasks,
-splits, sizes and data order are those of configs/compare.py. Hours on two cores; `:debug` takes a minute.
+splits, sizes and data order are those of configs/compare.py, but for 14 of a picture's 36 tokens at a time, as in
+configs/base.py. Hours on two cores; `:debug` takes minutes.
 
   default            InfoNCE, full attention, two layers, frozen MiniLM without a head, as the paper's rows of losses
   sigmoid cosine l1 l2                the loss
   causal             the predictor's attention
   layers_1 layers_4  the predictor's depth
-  untrained_y        MiniLM's sizes with random weights, frozen: what its language knowledge is worth
+  untrained_y        MiniLM's sizes with random weights, frozen, in targets and in the table of queries
   y_0 .. y_1         MiniLM's last layer trained with this multiple of the learning rate, below a trained head
 """
 
@@ -30,6 +31,9 @@ def get_config(variant: str = "base") -> ConfigDict:
     if variant == "base":
       task.points = POINTS[name]
       task.config.train.steps = POINTS[name][-1]
+  if variant == "base":  # as configs/base.py has it
+    config.tasks.openclipart.config.data.feature_tokens = 14
+    config.tasks.openclipart.config.model.pooling = (1, 1, 1)
   # A task of its own, for these runs cannot share targets and take longest.
   config.tasks.openclipart_y = copy.deepcopy(config.tasks.openclipart)
   config.tasks.openclipart_y.arms = rates_of_y(1 if variant == "debug" else 5)

@@ -4,9 +4,11 @@ VL-JEPA and a causal model of the same layers that spells the answer out, on the
 X-encoder, in the same order of data; on openclipart pictures and on BabyAI clips. Arms differ in one thing at a time:
 
   vljepa         half the trained parameters of `tokens`, or less
-  vljepa_large   as many as `tokens`
+  vljepa_large   its layers, and as many trained parameters
   tokens         twice the layers of `vljepa`
-  tokens_small   as many trained parameters as `vljepa`
+  tokens_small   the layers of `vljepa`, and as many trained parameters
+
+Where layers are equal, widths of MLPs differ, for a vocabulary and a head to E do not take the same.
 
 Targets are those of a frozen MiniLM, as the paper's own comparison has frozen ones (SONAR), so that one Y-decoder
 serves all checkpoints. Hours on two cores. `:debug` runs in a minute, with nano towers.
@@ -15,7 +17,7 @@ serves all checkpoints. Hours on two cores. `:debug` runs in a minute, with nano
 from configs import babyai, base, decoder
 from ml_collections import ConfigDict
 
-PICTURE_POINTS = (5, 10, 20, 40, 60, 90, 120, 150)
+PICTURE_POINTS = (5, 10, 20, 30, 40, 60, 80, 100)
 CLIP_POINTS = (3, 6, 10, 15, 20, 30, 45, 60)
 
 
@@ -61,6 +63,8 @@ def openclipart() -> ConfigDict:
   config = base.get_config()
   config.data.sources = (dict(name="captions", dataset="openclipart", view="caption", weight=1.0),)
   config.data.augment.update(dict(drop_keywords=0.0, shuffle_keywords=0.0))  # captions in the order of the references
+  config.data.feature_tokens = 0  # for a token model, an answer must stand in training where it stands in evaluation
+  config.model.pooling = (1, 2, 2)  # 9 tokens of 36
   config.model.predictor = small_predictor(3, 384)
   return _common(config, PICTURE_POINTS[-1])
 

@@ -20,6 +20,8 @@ from vljepa_jax.model.token_model import TokenModel
 
 NEVER = (PAD, BOS, UNK)  # marks that no text has
 
+SCORED_ROWS = 128  # texts times prefixes that are scored at a time
+
 AnyDecoder = Decoder | TokenModel
 
 
@@ -148,7 +150,7 @@ def log_likelihood(decoder: AnyDecoder, params: Any, embed: Any, texts: jax.Arra
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), text[None, :, None], axis=-1)[..., 0]
     return jnp.sum(jnp.where(text == PAD, 0.0, chosen), axis=1)
 
-  return jax.lax.map(score, texts).T
+  return jax.lax.map(score, texts, batch_size=max(1, SCORED_ROWS // batch)).T
 
 
 def writable(logits: jax.Array) -> jax.Array:

@@ -1,34 +1,30 @@
 """Whole studies of nano models: the same data for all, and a killed sweep ends with the numbers of one that was not."""
 
-import json
-import os
-import pathlib
+import dataclasses
 import signal
-import subprocess
-import sys
 
 from configs import compare
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from tests import tiny_decoder
+from tests import tiny_decoder, tiny_model
+from vljepa_jax import evaluation, features
 from vljepa_jax.compare import results, run as run_lib, sides, study as study_lib, sweep, task as task_lib
 from vljepa_jax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
-ROOT = pathlib.Path(__file__).parents[2]
 TASK = "openclipart"
 
 
 def tiny_study(**changes):
-  """Two arms, one rate, one seed, four steps, no decoder."""
+  """Two arms, one rate, one seed, four steps; the Y-encoder is that of the sweep's seed in all runs."""
   recipe = compare.get_config("debug")
   recipe.rates, recipe.seeds = (3e-3,), (1,)
-  recipe.tasks.openclipart.update(dict(records=40, validation=8, points=(1, 2, 4), decoder_of=""))
-  recipe.tasks.openclipart.decoder = ConfigDict()
+  recipe.tasks.openclipart.update(dict(records=40, validation=8, points=(1, 2, 4)))
+  recipe.tasks.openclipart.decoder.update_from_flattened_dict({
+      "texts.error_records": 8, "train.steps": 2, "train.eval_every": 2, "train.checkpoint_every": 2})
   recipe.tasks.openclipart.config.train.update(dict(steps=4, checkpoint_every=2))
   recipe.tasks.openclipart.config.update_from_flattened_dict(changes)
   return study_lib.parse(recipe)
@@ -38,6 +34,7 @@ def tiny_study(**changes):
 def small():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(task_lib, "open_source", tiny_decoder.train_source)
+    patch.setattr(evaluation, "open_held_out", lambda *_: tiny_model.small_held_out())
     patch.setattr(sweep.cost, "STEPS", 1)
     patch.setattr(sweep.cost, "ANSWERS", 1)
     patch.setattr(sweep.cost, "STREAMS", 1)
@@ -139,20 +136,24 @@ def test_embeddings_that_were_kept_give_the_same_loss_and_gradients(task):
 
 
 class Spelled:
-  """A decoder that keeps what it is to spell out."""
+  """A decoder that keeps what it is to spell out first."""
+
+  embeds = None
 
   def decode(self, embeds):
-    self.embeds = embeds
+    self.embeds = embeds if self.embeds is None else self.embeds
     return ["a cat"] * len(embeds)
 
 
 def test_the_mean_error_is_taken_off_before_words_are_spelled(task):
   task, config = task
   decoder = Spelled()
-  side = sides.EmbeddingSide(config, task, decoder)
+  side = sides.EmbeddingSide(config, task, None)
   with jax.set_mesh(side.parts.mesh):
     state = side.first_state()
-    side.measure(state, task.test)
+    y_encoder = features.hash_params(state.params["y_encoder"])
+    side = sides.EmbeddingSide(config, task, sides.Speller(decoder, y_encoder))
+    assert {"cider", "cider_uncentred"} <= side.measure(state, task.test).keys()
     model = side.model(state)
     visual = np.stack([task.tokens[i, 0] for i in range(len(task.source))]).astype(np.float32)
     error = model.predict(visual) - model.encode_text(task.source.captions())
@@ -160,6 +161,41 @@ def test_the_mean_error_is_taken_off_before_words_are_spelled(task):
   expected /= np.linalg.norm(expected, axis=1, keepdims=True)
   np.testing.assert_allclose(decoder.embeds, expected, atol=1e-5)
   assert np.abs(expected - model.predict(task.test.visual)).max() > 0.01
+
+
+def test_a_decoder_of_another_y_encoder_is_not_asked(task):
+  task, config = task
+  side = sides.EmbeddingSide(config, task, sides.Speller(Spelled(), "another"))
+  with jax.set_mesh(side.parts.mesh):
+    assert "cider_uncentred" not in side.measure(side.first_state(), task.test)
+
+
+def test_arms_get_equal_batches(task):
+  task, config = task
+  study = tiny_study()
+  configs = (study_lib.arm_config(study, TASK, arm, rate, 1) for arm, rate in (("vljepa", 1e-3), ("tokens", 1.0)))
+  first, second = map(task.iterator, configs)
+  for _ in range(3):
+    a, b = next(first), next(second)
+    assert a.keys() == b.keys()
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_other_data_in_the_same_folder_is_refused(whole):
+  recipe = tiny_study()
+  changed = dataclasses.replace(recipe.tasks[TASK], records=30)
+  with pytest.raises(UserError, match="holds runs of a task with records 40, not 30"):
+    sweep.run(dataclasses.replace(recipe, tasks={TASK: changed}), whole, [TASK])
+
+
+def test_a_rate_that_diverges_is_the_worst_and_the_study_goes_on(tmp_path):
+  study = tiny_study()
+  recipe = dataclasses.replace(study.tasks[TASK], decoder={}, decoder_of="")
+  study = dataclasses.replace(study, rates=(3e-3, 1e30), tasks={TASK: recipe})
+  assert sweep.run(study, tmp_path, [TASK])
+  found = results.collect(study, tmp_path)[0]["tasks"][TASK]["arms"]
+  assert all(arm["learning_rate"] == 3e-3 and arm["sweep"]["1e+30"]["score"] == 0 for arm in found.values())
 
 
 def test_words_come_back_from_their_ids(task):

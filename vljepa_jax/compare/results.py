@@ -8,13 +8,14 @@ import math
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 from typing import Any
 
 import numpy as np
 
 from vljepa_jax.compare import run as run_lib
-from vljepa_jax.compare.study import Study
+from vljepa_jax.compare.study import Study, TaskRecipe
 from vljepa_jax.errors import UserError
 from vljepa_jax.evaluation import read_results, write_json
 
@@ -22,7 +23,7 @@ SWEEP, REPORTED, DECODER, COST = "sweep", "seeds", "decoder", "cost.json"
 
 LEVEL = 0.95  # of intervals
 # What a learning rate is chosen by: the two numbers that the paper compares, neither of which can make up for the other.
-SCORE = "geometric mean of top-5 and CIDEr on the validation split"
+SCORE = "geometric mean of top-5 and CIDEr in validation; VL-JEPA's captions are the nearest of training"
 
 
 def score(point: Mapping[str, float]) -> float:
@@ -46,12 +47,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   return float(values.mean()), float(t * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def read_cost(path: pathlib.Path) -> dict[str, Any] | None:
-  """What `cost.measure` wrote; None if it has not."""
+def read_cost(workdir: pathlib.Path, recipe: TaskRecipe) -> dict[str, Any] | None:
+  """What `cost.measure` wrote of a task; None if it has not, or not of all arms."""
+  path = workdir / COST
   try:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    cost = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"steps": {}}
   except ValueError as error:
     raise UserError(f"{path} is damaged ({error}); remove it, and it is measured again") from error
+  return cost if cost["steps"].keys() == recipe.arms.keys() else None
 
 
 def folder(workdir: pathlib.Path, study: Study, task: str, arm: str, rate: float, seed: int) -> pathlib.Path:
@@ -72,7 +75,7 @@ def collect(study: Study, workdir: pathlib.Path) -> tuple[dict[str, Any], list[s
     sweeps = {
         arm: {rate: run_lib.finished(folder(workdir, study, name, arm, rate, study.sweep_seed)) for rate in study.rates}
         for arm in recipe.arms}
-    cost = read_cost(workdir / name / COST)
+    cost = read_cost(workdir / name, recipe)
     if cost is None or any(run is None for runs in sweeps.values() for run in runs.values()):
       missing.append(name)
       continue
@@ -137,6 +140,8 @@ def write(study: Study, workdir: pathlib.Path, path: pathlib.Path, command: str)
 
 def _commit() -> str:
   """The commit of the source, or "" where there is no repository."""
+  if shutil.which("git") is None:
+    return ""
   found = subprocess.run(
       ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False,
       cwd=pathlib.Path(__file__).parent)

@@ -16,16 +16,15 @@ from vljepa_jax import config as config_lib
 from vljepa_jax import loop, progress, run_log, train
 from vljepa_jax.batch_ids import NAME as BATCH_IDS
 from vljepa_jax.checkpoint import FOLDER, Checkpoints
-from vljepa_jax.compare.sides import Side, make_side
+from vljepa_jax.compare.sides import Side, Speller, make_side
 from vljepa_jax.compare.task import Held, Task
 from vljepa_jax.config import Config
-from vljepa_jax.errors import INPUT_ERRORS, UserError, as_user_error
+from vljepa_jax.errors import INPUT_ERRORS, SharedError, UserError, as_user_error
 from vljepa_jax.evaluation import write_json
 from vljepa_jax.interrupt import Stopped, StopRequest, Vote
 from vljepa_jax.profiling import Profiler
 from vljepa_jax.progress import say
 from vljepa_jax.step import TrainState
-from vljepa_jax.y_decoder.text_decoder import TextDecoder
 
 RESULT = "run.json"
 MEASURED = "eval/"
@@ -42,6 +41,7 @@ class Run:
     points: steps after which it is measured; the last is its end.
     held: records that it is measured on.
     keep: whether its last checkpoint stays when it is finished.
+    may_diverge: whether a loss that is not finite is a result, the worst, as in a sweep of learning rates.
   """
 
   side: str
@@ -50,6 +50,7 @@ class Run:
   points: tuple[int, ...]
   held: Held
   keep: bool
+  may_diverge: bool
 
 
 def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -63,7 +64,7 @@ def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
     raise UserError(f"{path} is damaged ({error}); remove it, and the run is made again") from error
 
 
-def execute(run: Run, task: Task, decoder: TextDecoder | None, stop: StopRequest) -> dict[str, Any]:
+def execute(run: Run, task: Task, speller: Speller | None, stop: StopRequest) -> dict[str, Any]:
   """Runs to the end and returns what it gave; one that is finished already is only read.
 
   Raises:
@@ -80,7 +81,7 @@ def execute(run: Run, task: Task, decoder: TextDecoder | None, stop: StopRequest
     return given
   with as_user_error(*INPUT_ERRORS):
     train.prepare_workdir(run.config, run.workdir)
-  side = make_side(run.side, run.config, task, decoder)
+  side = make_side(run.side, run.config, task, speller)
   with (
       jax.set_mesh(side.parts.mesh),
       nn.logical_axis_rules(run.config.mesh.rules),
@@ -104,6 +105,10 @@ def execute(run: Run, task: Task, decoder: TextDecoder | None, stop: StopRequest
         writer=Writer(log, clock), evaluator=evaluator, profiler=Profiler((), run.workdir))
     try:
       state = loop.train(job, state, iterator)
+    except SharedError as error:
+      if not run.may_diverge:
+        raise
+      return _write(run, _diverged(run, side, str(error)))
     finally:
       iterator.close()
     checkpoints.wait()
@@ -112,8 +117,12 @@ def execute(run: Run, task: Task, decoder: TextDecoder | None, stop: StopRequest
     with stop.at_once():
       log.write(clock.steps, evaluator.measure(clock.steps, state) | {"seconds": clock.seconds})
     log.close()
-  result = _result(run, side, log.records)
-  write_json(run.workdir / RESULT, result)
+  return _write(run, _result(run, side, log.records))
+
+
+def _write(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+  with as_user_error(OSError):
+    write_json(run.workdir / RESULT, result)
   if not run.keep:
     drop_checkpoints(run.workdir)
   return result
@@ -158,6 +167,16 @@ class Evaluator:
     numbers = self._side.measure(state, self._held)
     say(f"    step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
     return {MEASURED + name: value for name, value in numbers.items()}
+
+
+def _diverged(run: Run, side: Side, why: str) -> dict[str, Any]:
+  """In place of `_result`: nothing was learnt."""
+  say(f"    diverged: {why}")
+  point = {"step": run.points[-1], "samples": run.points[-1] * run.config.train.batch_size, "seconds": 0.0}
+  return {
+      "seed": run.config.seed, "learning_rate": run.config.optim.learning_rate,
+      "params": progress.trained_and_frozen(side.parts.shapes, side.parts.labels), "seconds": 0.0, "diverged": why,
+      "data": "", "points": [{**point, "top1": 0.0, "top5": 0.0, "cider": 0.0}]}
 
 
 def _result(run: Run, side: Side, records: list[dict[str, float]]) -> dict[str, Any]:

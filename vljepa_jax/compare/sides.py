@@ -1,6 +1,7 @@
 """The two ways to learn, behind one interface: predict an embedding of the answer, or spell its words out."""
 
 from collections.abc import Callable, Iterator, Sequence
+import dataclasses
 from typing import Any, Protocol
 
 import grain
@@ -15,7 +16,7 @@ from vljepa_jax.compare import token_step
 from vljepa_jax.compare.study import EMBEDDINGS
 from vljepa_jax.compare.task import Held, Task, token_texts
 from vljepa_jax.config import Config
-from vljepa_jax.data.text import RIGHT, TextInput, target_id
+from vljepa_jax.data.text import RIGHT, target_id
 from vljepa_jax.data.vocabulary import BOS, EOS, FIRST, PAD, UNK, Vocabulary
 from vljepa_jax.errors import UserError
 from vljepa_jax.model.vljepa import VLJepa
@@ -51,27 +52,36 @@ class Side(Protocol):
     """Top-1 and top-5 accuracy and CIDEr on held-out records."""
 
 
-def make_side(kind: str, config: Config, task: Task, decoder: TextDecoder | None) -> Side:
+@dataclasses.dataclass(frozen=True)
+class Speller:
+  """A Y-decoder, and the hash of the Y-encoder whose embeddings it knows."""
+
+  decoder: TextDecoder
+  y_encoder: str
+
+
+def make_side(kind: str, config: Config, task: Task, speller: Speller | None) -> Side:
   """The side of an arm.
 
   Args:
     kind: "embeddings" or "tokens".
     config: its recipe.
     task: what it learns from.
-    decoder: spells out embeddings of a frozen Y-encoder; used where the arm has this very Y-encoder.
+    speller: spells out embeddings of a frozen Y-encoder; used where the arm has this very Y-encoder.
   """
-  return EmbeddingSide(config, task, decoder) if kind == EMBEDDINGS else TokenSide(config, task)
+  return EmbeddingSide(config, task, speller) if kind == EMBEDDINGS else TokenSide(config, task)
 
 
 class EmbeddingSide:
   """VL-JEPA: classes by cosine similarity, captions by the nearest of training and, given a decoder, by that."""
 
-  def __init__(self, config: Config, task: Task, decoder: TextDecoder | None):
-    self._config, self._task, self._decoder = config, task, decoder
+  def __init__(self, config: Config, task: Task, speller: Speller | None):
+    self._config, self._task, self._speller = config, task, speller
     self.parts = parts_lib.make_parts(config)
     self.step = parts_lib.make_step(config, self.parts)
+    self._error = None  # of a model
     self._fixed_texts = all(jax.tree.leaves(self.parts.frozen["y_encoder"]))
-    self._known = None  # embeddings of texts, where they never change
+    self._hash, self._known = None, None  # of the Y-encoder, and embeddings of texts, where it never changes
 
   def first_state(self) -> TrainState:
     """See `Side`."""
@@ -99,7 +109,8 @@ class EmbeddingSide:
     """See `Side`; `cider_nearest` is that of the nearest training captions, `cider` that of the decoder's words.
 
     Predictions keep to a cone of their own beside that of the targets (the modality gap, arXiv 2203.02053), which no
-    ranking minds. Before they are spelled out, the mean error on some training captions is taken off them.
+    ranking minds. Before they are spelled out, the mean error on some training captions is taken off them;
+    `cider_uncentred` is without that.
     `recall1` is the share of held-out captions whose nearest record is theirs.
     """
     model, classes = self.model(state), self._task.classes
@@ -112,10 +123,25 @@ class EmbeddingSide:
     found, _ = retrieval.score(plain, self._embed_texts(model, captions), captions, own)
     numbers = top_k(scores, held.labels) | {
         "recall1": found["text_to_image"]["r1"], "cider_nearest": cider(nearest, held)}
-    numbers["cider"] = numbers["cider_nearest"]
-    if self._decoder:
-      numbers["cider"] = cider(self._decoder.decode(unit(plain - self._mean_error(model))), held)
-    return numbers
+    decoder = self.decoder_of(model)
+    if decoder is None:
+      return numbers | {"cider": numbers["cider_nearest"]}
+    return numbers | {
+        "cider": cider(decoder.decode(self.centred(model, plain)), held),
+        "cider_uncentred": cider(decoder.decode(plain), held)}
+
+  def decoder_of(self, model: Model) -> TextDecoder | None:
+    """The decoder, if it is one of the model's Y-encoder."""
+    if self._speller is None or not self._fixed_texts:
+      return None
+    self._embed_texts(model, self._task.classes.names)  # knows the hash afterwards
+    return self._speller.decoder if self._speller.y_encoder == self._hash else None
+
+  def centred(self, model: Model, pred: np.ndarray) -> np.ndarray:
+    """Predictions less their mean error, of unit length. (n, E) -> (n, E)."""
+    if self._error is None or self._error[0] is not model:
+      self._error = model, self._mean_error(model)
+    return unit(pred - self._error[1])
 
   def _mean_error(self, model: Model) -> np.ndarray:
     """Predictions less their targets on average, (E,), on captions of training."""
@@ -130,7 +156,8 @@ class EmbeddingSide:
     if not self._fixed_texts:
       return model.encode_text(texts)
     if self._known is None:
-      self._known = self._task.embeds.setdefault(features.hash_params(model.params["y_encoder"]), {})
+      self._hash = features.hash_params(model.params["y_encoder"])
+      self._known = self._task.embeds.setdefault(self._hash, {})
     new = [text for text in dict.fromkeys(texts) if text not in self._known]
     if new:
       self._known |= zip(new, model.encode_text(new))
@@ -209,7 +236,7 @@ class Words:
   def __init__(self, task: Task, views: Sequence[str]):
     self.target, self._query = task.target_input, task.query_input
     self._check(task.config)
-    self._begin, self._end = (int(i) for i in self._marks(self.target))
+    self._begin, self._end = (int(i) for i in self._marks())
     texts = token_texts(task, views)
     rows = self.target.tokenizer.encode(texts, max(self.target.length, self._query.length), special_tokens=False)
     self.vocabulary = Vocabulary.of(rows)
@@ -225,8 +252,8 @@ class Words:
       if not side.special_tokens:
         raise UserError("a token model needs special_tokens, which mark where a text begins and ends")
 
-  def _marks(self, text_input: TextInput) -> Sequence[int]:
-    marks = text_input.tokenizer.encode([""], self.target.length)[0]
+  def _marks(self) -> Sequence[int]:
+    marks = self.target.tokenizer.encode([""], self.target.length)[0]
     if len(marks) != 2:
       raise UserError("a token model needs a tokenizer with one mark before and one behind every text")
     return marks

@@ -1,13 +1,14 @@
 """The training step of the token model: next-token cross-entropy of the answer behind picture and question."""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from vljepa_jax import inspection, optim, parts as parts_lib, sharding
+from vljepa_jax import optim, parts as parts_lib, sharding
 from vljepa_jax.config import Config, model_config
 from vljepa_jax.data.vocabulary import BOS
 from vljepa_jax.model.token_model import Prompt, TokenModel
@@ -37,8 +38,7 @@ def make_parts(config: Config, vocab_size: int, visual_width: int, table_given: 
   groups = ((".*", 1.0),)
   if table_given:
     groups = (("token_embed/.*", None), *groups)
-  grouped = config.optim.__class__(**{**vars(config.optim), "groups": groups})
-  recipe = config.__class__(**{**vars(config), "optim": grouped})
+  recipe = dataclasses.replace(config, optim=dataclasses.replace(config.optim, groups=groups))
   return parts_lib.assemble(recipe, model, functools.partial(init_params, model, visual_width), mesh)
 
 
@@ -74,14 +74,6 @@ def grads_of(parts: Parts, params: dict, batch: Batch, dropout: jax.Array) -> tu
     return cross_entropy(next_token_logits(parts.model, params, batch, dropout), batch["tokens"])
 
   return jax.grad(loss, has_aux=True)(params)
-
-
-def make_inspection(parts: Parts) -> Callable[..., inspection.Findings]:
-  """What is not finite in the step from a state on a batch."""
-  logits = lambda params, batch, dropout: (next_token_logits(parts.model, params, batch, dropout),)
-  score_of = lambda batch, dropout: lambda outputs, params: cross_entropy(outputs[0], batch["tokens"])
-  return inspection.make_inspection(
-      functools.partial(grads_of, parts), logits, score_of, ("logits",), parts.whole)
 
 
 def next_token_logits(model: TokenModel, params: dict, batch: Batch, dropout: jax.Array | None = None) -> jax.Array:
