@@ -26,7 +26,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     raise ValueError(f"configs/compare.py has no variant {variant!r}; there are base, debug")
   config = ConfigDict()
   config.name = "compare"
-  config.rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+  config.rates = (3e-4, 1e-3, 3e-3, 1e-2)
   config.sweep_seed = 0
   config.seeds = (1, 2, 3)
   config.tasks = ConfigDict(dict(
