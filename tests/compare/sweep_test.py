@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import tiny_decoder, tiny_model
+from tests import tiny_decoder, tiny_model, tiny_run
 from vljepa_jax import evaluation, features
 from vljepa_jax.compare import results, run as run_lib, sides, study as study_lib, sweep, task as task_lib
 from vljepa_jax.errors import UserError
+from vljepa_jax.y_decoder import step as decoder_step
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 TASK = "openclipart"
+TIMES = ("seconds", "samples_per_second", "ms_per_sample", "answers")
 
 
 def tiny_study(**changes):
@@ -31,8 +33,13 @@ def tiny_study(**changes):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small():
+def small_and_compiled_once():
+  same_program = lambda config: dataclasses.replace(config, seed=0, name="any")
   with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sides.parts_lib, "make_step", tiny_run.once(sides.parts_lib.make_step, same_program))
+    patch.setattr(sides.token_step, "make_step", tiny_run.once(sides.token_step.make_step, same_program))
+    patch.setattr(decoder_step, "make_step", tiny_run.once(
+        decoder_step.make_step, lambda recipe: dataclasses.replace(recipe, model_workdir="")))
     patch.setattr(task_lib, "open_source", tiny_decoder.train_source)
     patch.setattr(evaluation, "open_held_out", lambda *_: tiny_model.small_held_out())
     patch.setattr(sweep.cost, "STEPS", 1)
@@ -51,8 +58,9 @@ def whole(tmp_path_factory):
 
 
 def timeless(value):
+  """Results without times."""
   if isinstance(value, dict):
-    return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "samples_per_second", "ms_per_sample", "answers")}
+    return {k: timeless(v) for k, v in value.items() if k not in TIMES}
   return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
@@ -80,9 +88,6 @@ def test_a_stopped_sweep_ends_with_the_same_numbers(whole, tmp_path, monkeypatch
   assert not sweep.run(tiny_study(), tmp_path, [TASK])
   assert calls[3] == 2  # of 4 steps
   monkeypatch.undo()
-  made = run_lib.finished(results.folder(tmp_path, tiny_study(), TASK, "tokens", 3e-3, 0))
-  assert made is not None
-  monkeypatch.setattr(task_lib, "open_source", tiny_decoder.train_source)
   assert sweep.run(tiny_study(), tmp_path, [TASK])
   again, uninterrupted = (results.collect(tiny_study(), folder)[0] for folder in (tmp_path, whole))
   assert timeless(again) == timeless(uninterrupted)
