@@ -159,6 +159,6 @@ def table(found: Mapping[str, Any]) -> str:
       cell = lambda metric, factor: "{:.1f} +- {:.1f}".format(*(factor * x for x in ends[metric]))
       lines.append(
           f"{arm:<24}  {numbers['trained']:>10,}  {numbers['flops_per_sample'] / 1e6:>7.1f}  "
-          f"{numbers['ms_per_sample']:>6.2f}  {numbers['learning_rate']:>7g}  {cell('top1', 100):>12}  "
+          f"{numbers.get('ms_per_sample', math.nan):>6.2f}  {numbers['learning_rate']:>7g}  {cell('top1', 100):>12}  "
           f"{cell('top5', 100):>12}  {cell('cider', 1):>14}")
   return "\n".join(lines)
