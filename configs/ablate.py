@@ -17,7 +17,7 @@ import copy
 from configs import compare
 from ml_collections import ConfigDict
 
-POINTS = {"openclipart": (20, 40, 60), "babyai": (10, 20, 30)}
+POINTS = {"openclipart": (20, 40, 60), "babyai": (10, 20)}
 
 
 def get_config(variant: str = "base") -> ConfigDict:
