@@ -37,7 +37,6 @@ def measure(
     task: it.
     rates: learning rates of the arms.
     folders: of finished runs of the arms, whose trained parameters answer: how long a text is depends on them.
-      Nothing is timed of a task without a decoder, such as ablations.
     speller: of the task.
     path: of the file.
   """
@@ -52,8 +51,8 @@ def measure(
   measured = {
       "machine": f"{jax.devices()[0].device_kind}, {jax.local_device_count()} device(s)",
       **_frozen_flops(task.config),
-      "steps": _steps(task, configs, sides, states, timed=bool(recipe.decoder_of)),
-      "answers": _answers(task, recipe.decoder_of, sides, folders) if recipe.decoder_of else {},
+      "steps": _steps(task, configs, sides, states),
+      "answers": _answers(task, recipe.decoder_of, sides, folders),
   }
   write_json(path, measured)
 
@@ -66,7 +65,7 @@ def _frozen_flops(config: Config) -> dict[str, int]:
 
 
 def _steps(
-    task: Task, configs: Mapping[str, Config], sides: Mapping[str, Side], states: dict[str, Any], timed: bool
+    task: Task, configs: Mapping[str, Config], sides: Mapping[str, Side], states: dict[str, Any]
 ) -> dict[str, dict[str, float]]:
   """By arm: operations and milliseconds of a training step a sample, averaged over the streams by their weights."""
   calls, operations = {}, {}
@@ -78,15 +77,13 @@ def _steps(
         placed = sharding.put_batch(batch, side.parts.rows)
         operations[arm, stream] = side.step.lower(states[arm], placed).cost_analysis()["flops"]
         calls[arm, stream] = _step_call(arm, side, rules, states, placed)
-  times = in_turns(calls, STEPS) if timed else {}
+  times = in_turns(calls, STEPS)
   found = {}
   for arm, config in configs.items():
     weights = np.array([source.weight for source in config.data.sources])
     mean = lambda values: float(np.average([values[arm, i] for i in range(len(weights))], weights=weights))
     samples = config.train.batch_size
-    found[arm] = {"flops_per_sample": mean(operations) / samples}
-    if timed:
-      found[arm]["ms_per_sample"] = 1000 * mean(times) / samples
+    found[arm] = {"flops_per_sample": mean(operations) / samples, "ms_per_sample": 1000 * mean(times) / samples}
   return found
 
 

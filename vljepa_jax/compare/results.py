@@ -23,7 +23,7 @@ SWEEP, REPORTED, DECODER, COST = "sweep", "seeds", "decoder", "cost.json"
 
 LEVEL = 0.95  # of intervals
 # What a learning rate is chosen by: the two numbers that the paper compares, neither of which can make up for the other.
-SCORE = "geometric mean of top-5 and CIDEr in validation; VL-JEPA's captions are the nearest of training"
+SCORE = "geometric mean of top-5 and CIDEr in validation; VL-JEPA tells the nearest training caption there"
 
 
 def score(point: Mapping[str, float]) -> float:
@@ -48,8 +48,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def read_cost(workdir: pathlib.Path, recipe: TaskRecipe) -> dict[str, Any] | None:
-  """What `cost.measure` wrote of a task; None if it has not, or not of all arms."""
+  """What `cost.measure` wrote of a task; None if it has not, or not of all arms.
+
+  It measures tasks with a decoder. Of others, such as ablations, there is nothing to be known.
+  """
   path = workdir / COST
+  if not recipe.decoder_of:
+    return {"steps": dict.fromkeys(recipe.arms, {})}
   try:
     cost = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"steps": {}}
   except ValueError as error:
@@ -76,21 +81,25 @@ def collect(study: Study, workdir: pathlib.Path) -> tuple[dict[str, Any], list[s
         arm: {rate: run_lib.finished(folder(workdir, study, name, arm, rate, study.sweep_seed)) for rate in study.rates}
         for arm in recipe.arms}
     cost = read_cost(workdir / name, recipe)
-    if cost is None or any(run is None for runs in sweeps.values() for run in runs.values()):
+    reported = {}
+    if cost is not None and all(run is not None for runs in sweeps.values() for run in runs.values()):
+      reported = {
+          arm: [run_lib.finished(folder(workdir, study, name, arm, best_rate(swept), seed)) for seed in study.seeds]
+          for arm, swept in sweeps.items()}
+    if not reported or any(run is None for runs in reported.values() for run in runs):
       missing.append(name)
       continue
     arms = {}
     for arm, swept in sweeps.items():
-      rate = best_rate(swept)
-      runs = [run_lib.finished(folder(workdir, study, name, arm, rate, seed)) for seed in study.seeds]
+      rate, runs = best_rate(swept), reported[arm]
       arms[arm] = _arm(recipe.arms[arm], swept, rate, runs, cost["steps"][arm])
     tasks[name] = {
         "dataset": recipe.config["eval"]["dataset"], "records": recipe.records, "validation": recipe.validation,
         "batch_size": recipe.config["train"]["batch_size"], "classes": recipe.classes, "points": recipe.points,
         "same_data": all(
             len({arm["runs"][i]["data"] for arm in arms.values()}) == 1 for i in range(len(study.seeds))),
-        "decoder": _decoder(workdir / name), "encoder_flops": cost["encoder_flops"],
-        "y_encoder_flops": cost["y_encoder_flops"], "answers": cost["answers"], "arms": arms}
+        "decoder": _decoder(workdir / name), **{key: value for key, value in cost.items() if key != "steps"},
+        "arms": arms}
   return {
       "study": study.name, "score": SCORE, "rates": study.rates, "seeds": study.seeds,
       "tasks": tasks}, missing
@@ -158,7 +167,7 @@ def table(found: Mapping[str, Any]) -> str:
       ends = {metric: (curve["mean"][-1], curve["half"][-1]) for metric, curve in numbers["curves"].items()}
       cell = lambda metric, factor: "{:.1f} +- {:.1f}".format(*(factor * x for x in ends[metric]))
       lines.append(
-          f"{arm:<24}  {numbers['trained']:>10,}  {numbers['flops_per_sample'] / 1e6:>7.1f}  "
+          f"{arm:<24}  {numbers['trained']:>10,}  {numbers.get('flops_per_sample', math.nan) / 1e6:>7.1f}  "
           f"{numbers.get('ms_per_sample', math.nan):>6.2f}  {numbers['learning_rate']:>7g}  {cell('top1', 100):>12}  "
           f"{cell('top5', 100):>12}  {cell('cider', 1):>14}")
   return "\n".join(lines)

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from vljepa_jax import config as config_lib
 from vljepa_jax import interrupt, loop, progress, train
 from vljepa_jax.compare import cost, results, run as run_lib
 from vljepa_jax.compare.sides import EmbeddingSide, Speller, make_side
@@ -47,8 +48,13 @@ def run(study: Study, workdir: pathlib.Path, names: Sequence[str]) -> bool:
     raise UserError(f"the study {study.name} has no task {unknown[0]!r}; it has {', '.join(study.tasks)}")
   if jax.process_count() > 1:
     raise UserError("a study runs in one process, on all of its devices")
+  finished = study.tasks.keys() - set(results.collect(study, workdir)[1])
   with loop.stoppable() as stop:
     for name in names:
+      if name in finished:
+        Sweep(study, name, workdir / name, stop).check_same()
+        say(f"{study.name} on {name} is finished")
+        continue
       Sweep(study, name, workdir / name, stop).run()
     return True
   return False
@@ -111,6 +117,15 @@ class Sweep:
         raise UserError(
             f"{self.workdir} holds runs of a task with {key} {before.get(key)!r}, not {now[key]!r}; choose another "
             "--workdir")
+
+  def check_same(self) -> None:
+    """UserError if a finished folder holds other runs than these."""
+    self._check_same_task()
+    for arm in self.study.tasks[self.name].arms:
+      for rate in self.study.rates:
+        config = arm_config(self.study, self.name, arm, rate, self.study.sweep_seed)
+        folder = self._folder(arm, rate, self.study.sweep_seed)
+        config_lib.check_same_run(config_lib.read(folder), config, folder)
 
   def best_rate(self, arm: str) -> float:
     """The learning rate of the arm's best run on the validation split; of equal ones the smallest."""
