@@ -56,6 +56,8 @@ def _curves(axes, arms: Found, metric: str) -> None:
   axes.set_xscale("log")
   axes.grid(alpha=0.25)
   axes.tick_params(labelsize=8)
+  axes.set_xticks([samples[0], samples[3], samples[-1]])
+  axes.minorticks_off()
   axes.xaxis.set_major_formatter("{x:,.0f}")
   axes.set_ylim(bottom=0.0, top=axes.get_ylim()[1] if metric == "cider" else min(102.0, axes.get_ylim()[1]))
   low, high = axes.get_ylim()
