@@ -62,7 +62,7 @@ def make_compare(ends=None):
   found = make_study({"openclipart": arms, "babyai": copy.deepcopy(arms)})
   answers = {
       "encoder": {"encoder": 2.0}, "windows": 80, "events": 20,
-      "vljepa": {"predictor": 1.0, "words": 5.0, "class": 0.1, "every window told": 600.0, "every event told": 320.0},
+      "vljepa": {"predictor": 1.0, "words": 5.0, "class": 1.1, "every window told": 600.0, "every event told": 320.0},
       "tokens": {"words": 9.0, "class": 8.0, "every window told": 900.0, "every event told": 350.0}}
   for task in found["tasks"].values():
     task["answers"] = answers
