@@ -11,7 +11,8 @@ X-encoder, in the same order of data; on openclipart pictures and on BabyAI clip
 Where layers are equal, widths of MLPs differ, for a vocabulary and a head to E do not take the same.
 
 Targets are those of a frozen MiniLM, as the paper's own comparison has frozen ones (SONAR), so that one Y-decoder
-serves all checkpoints. An hour on two cores, with a process for either task (--only). `:debug` runs in two minutes, with nano towers.
+serves all checkpoints. An hour on two cores, with a process for either task (--only). `:debug` runs in two minutes,
+with nano towers.
 """
 
 from configs import babyai, base, decoder
